@@ -1,0 +1,12 @@
+//! The door to this machine: clock, child processes, durable files, locks, resource readings, fail points.
+//!
+//! Imports nothing of the house but `model`. Elsewhere spawning, file access and the clock are lint errors.
+
+pub mod child;
+pub mod clock;
+pub mod complete;
+pub mod durable;
+pub mod failpoint;
+pub mod lock;
+
+pub use complete::{BytesSource, Complete, Source, SourceError};

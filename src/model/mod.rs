@@ -1,0 +1,20 @@
+//! Plain values and pure rules: everything that has a format or a decision and needs nothing else.
+//!
+//! Must not touch tokio, files, the clock or the environment: `now` comes in as a parameter.
+//! Every newtype here is made by parsing; what parsed is valid for as long as it lives.
+
+pub mod digest;
+pub mod event;
+pub mod failure;
+pub mod id;
+pub mod keep;
+pub mod key;
+pub mod lsn;
+pub mod manifest;
+pub mod outcome;
+pub mod retention;
+pub mod schedule;
+pub mod size;
+pub mod span;
+pub mod table;
+pub mod verb;

@@ -1,0 +1,180 @@
+//! The door to repositories: the trait [`Storage`], its backends (directory, S3, memory) and wrappers (retry, fault).
+//!
+//! Stores bytes under keys and knows nothing of manifests, encryption or retention. Every backend passes the same
+//! conformance suite (`tests/it/storage_conformance.rs`). Writes are create-only: a key once written never changes.
+//! An object becomes visible only whole, by [`Storage::put`] or by [`Upload::commit`]; dropping an upload aborts it.
+
+use std::fmt;
+use std::ops::Range;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use chrono::{DateTime, Utc};
+
+use crate::host::Complete;
+use crate::model::digest::Digest;
+use crate::model::key::ObjectKey;
+
+mod error;
+
+pub use error::{StorageError, StorageErrorKind};
+
+/// What is known of a stored object.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ObjectMeta {
+    /// Its key below the repository's prefix.
+    pub key: ObjectKey,
+    /// Size in bytes.
+    pub size: u64,
+    /// When the store says it was written.
+    pub modified: DateTime<Utc>,
+    /// Version id, in a versioned bucket.
+    pub version: Option<String>,
+    /// Storage class, where it is not the store's usual one.
+    pub storage_class: Option<String>,
+    /// Whether the bytes can be read now; an archived object must be thawed first.
+    pub readable: bool,
+    /// SHA-256 that the store itself computed or was given and checked, where it keeps one.
+    pub digest: Option<Digest>,
+}
+
+/// How an object is to be stored.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct PutOptions {
+    /// Storage class, in the store's words (`GLACIER`); ignored with a note by stores without classes.
+    pub storage_class: Option<String>,
+    /// Written into the store's metadata: lets a lost answer be told from somebody else's object.
+    pub nonce: Option<String>,
+    /// The size to expect, in bytes, an estimate: sets the part size before the first byte is sent.
+    pub expected_size: Option<u64>,
+    /// Object lock until this instant, where the bucket has it.
+    pub locked_until: Option<DateTime<Utc>>,
+}
+
+/// What a store answered to a finished write.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Stored {
+    /// Version id, in a versioned bucket.
+    pub version: Option<String>,
+    /// Size in bytes.
+    pub size: u64,
+}
+
+/// What a backend can do; the others do without.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Features {
+    /// A write to an existing key is refused by the store itself.
+    pub conditional_put: bool,
+    /// Objects have storage classes.
+    pub storage_classes: bool,
+    /// Old versions are kept.
+    pub versions: bool,
+    /// Objects can be locked against deletion.
+    pub object_lock: bool,
+}
+
+/// One page of a listing, in key order.
+#[derive(Clone, Debug, Default)]
+pub struct Page {
+    /// Objects whose keys parse.
+    pub objects: Vec<ObjectMeta>,
+    /// Names below the prefix that are no object keys: reported, never deleted.
+    pub foreign: Vec<String>,
+    /// Where the next page begins; absent on the last.
+    pub next: Option<PageToken>,
+}
+
+/// Where a listing goes on; opaque.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PageToken(pub String);
+
+/// An upload that was begun and not finished, by a run that may be dead.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Unfinished {
+    /// The key it was meant for.
+    pub key: String,
+    /// The store's handle: an upload id, a temporary file's name.
+    pub handle: String,
+    /// When it was begun.
+    pub begun: DateTime<Utc>,
+}
+
+/// Whether an archived object can be read.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Thaw {
+    /// It can be read now.
+    Readable,
+    /// It was asked for; to be asked again later.
+    Underway {
+        /// How long the store usually takes.
+        expected: Duration,
+    },
+}
+
+/// A stream of an object's bytes. Errors if it ends before the object does.
+#[async_trait]
+pub trait Download: Send {
+    /// The next piece, or nothing at the end.
+    async fn next(&mut self) -> Result<Option<Bytes>, StorageError>;
+}
+
+/// A place where objects are kept, already bound to its prefix.
+#[async_trait]
+pub trait Storage: Send + Sync + fmt::Debug {
+    /// The place for messages: `s3://bucket/prefix`, `file:///path`. Holds no secret.
+    fn place(&self) -> String;
+
+    /// What this backend can do.
+    fn features(&self) -> Features;
+
+    /// What is known of `key`. `Missing` when there is none.
+    async fn head(&self, key: &ObjectKey) -> Result<ObjectMeta, StorageError>;
+
+    /// The bytes of `key`, or `range` of them, of one `version` where given. Errors with `Missing`, or `Archived` when
+    /// they must be thawed first.
+    async fn get(
+        &self,
+        key: &ObjectKey,
+        version: Option<&str>,
+        range: Option<Range<u64>>,
+    ) -> Result<Box<dyn Download>, StorageError>;
+
+    /// Stores a small object at once. `Exists` when the key is taken, whatever its bytes.
+    async fn put(&self, key: &ObjectKey, body: Bytes, options: &PutOptions) -> Result<Stored, StorageError>;
+
+    /// Begins an object of unknown length.
+    async fn upload(&self, key: &ObjectKey, options: &PutOptions) -> Result<Box<dyn Upload>, StorageError>;
+
+    /// Deletes `key`, or one `version` of it. A key that is not there is no error.
+    async fn delete(&self, key: &ObjectKey, version: Option<&str>) -> Result<(), StorageError>;
+
+    /// One page of all objects whose key begins with `prefix` (text, may be empty), in key order.
+    async fn list(&self, prefix: &str, from: Option<&PageToken>) -> Result<Page, StorageError>;
+
+    /// Names of the folders right below the repository's root, unsorted, without the slash.
+    async fn folders(&self) -> Result<Vec<String>, StorageError>;
+
+    /// Uploads begun and not finished, of this repository.
+    async fn unfinished(&self) -> Result<Vec<Unfinished>, StorageError>;
+
+    /// Ends one of them for good.
+    async fn abort(&self, unfinished: &Unfinished) -> Result<(), StorageError>;
+
+    /// Asks for an archived object to be made readable for `days` days.
+    async fn thaw(&self, key: &ObjectKey, version: Option<&str>, days: u32) -> Result<Thaw, StorageError>;
+}
+
+/// An object on its way in. Dropping it aborts it.
+#[async_trait]
+pub trait Upload: Send {
+    /// Takes the next bytes, of any length; waits while as many are in flight as memory allows.
+    async fn write(&mut self, bytes: Bytes) -> Result<(), StorageError>;
+
+    /// Makes the object visible, once, durably. `digest` is the SHA-256 of all bytes written, `size` their number: the
+    /// store's own answer must agree. `Exists` when the key was taken meanwhile; the other object is left untouched.
+    async fn commit(self: Box<Self>, proof: Complete, digest: Digest, size: u64) -> Result<Stored, StorageError>;
+
+    /// Ends it without an object.
+    async fn abort(self: Box<Self>) -> Result<(), StorageError>;
+}
