@@ -2,6 +2,8 @@
 //!
 //! `stage` starts servers and holds test data; every other module tests one thing and reads as sentences.
 
+#![expect(clippy::unwrap_used, clippy::disallowed_methods, reason = "a test that cannot go on should stop")]
+
 mod stage;
 
 mod architecture;
