@@ -7,3 +7,4 @@
 mod stage;
 
 mod architecture;
+mod storage_servers;
