@@ -109,6 +109,11 @@ impl RowSum {
         self.merge(&Self::from_digest(&digest));
     }
 
+    /// Adds one row, given as the digest of what [`RowSum::add_row`] takes.
+    pub fn add_digest(&mut self, digest: &Digest) {
+        self.merge(&Self::from_digest(&digest.0));
+    }
+
     /// Adds every row of `other`.
     pub fn merge(&mut self, other: &Self) {
         let mut carry = false;
@@ -174,6 +179,14 @@ impl TableSum {
         self.sum.add_row(row);
     }
 
+    /// Counts one row of `length` bytes, line end not included, whose text went through `hasher`: a row that is too
+    /// long to be held whole.
+    pub fn add_hashed_row(&mut self, hasher: Hasher, length: u64) {
+        self.rows += 1;
+        self.bytes += length + 1;
+        self.sum.add_digest(&hasher.finish());
+    }
+
     /// Adds everything `other` counted.
     pub fn merge(&mut self, other: &Self) {
         self.rows += other.rows;
@@ -226,6 +239,16 @@ mod tests {
         let mut sum = RowSum([u64::MAX; 4]);
         sum.merge(&RowSum([1, 0, 0, 0]));
         assert_eq!(sum, RowSum::default());
+    }
+
+    #[test]
+    fn a_row_hashed_in_pieces_counts_like_a_row_hashed_whole() {
+        let (mut whole, mut pieces, mut hasher) = (TableSum::default(), TableSum::default(), Hasher::default());
+        whole.add_row(b"1\tone");
+        hasher.update(b"1\t");
+        hasher.update(b"one");
+        pieces.add_hashed_row(hasher, 5);
+        assert_eq!(pieces, whole);
     }
 
     #[test]

@@ -1,1 +1,9 @@
-//! Room.
+//! The belt: bytes on their way into repositories and back.
+//!
+//! [`store`] runs source -> content digest and row sums -> gzip on several threads -> OpenPGP -> stored digest -> every
+//! repository at once; [`fetch`] is the mirror. Stages do no I/O and know neither PostgreSQL nor the catalog. Nothing is
+//! ever written to a disk here, and memory is bounded whatever the size.
+
+pub mod archive;
+pub mod gzip;
+pub mod openpgp;
