@@ -2,6 +2,7 @@
 
 use std::error::Error;
 use std::fmt;
+use std::time::Duration;
 
 /// What a caller decides on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -14,6 +15,8 @@ pub enum StorageErrorKind {
     Transient,
     /// The store refused the login or the right.
     Denied,
+    /// The login ran out and could not be renewed.
+    Expired,
     /// The object must be thawed before it can be read.
     Archived,
     /// Bytes are not what they must be.
@@ -31,13 +34,15 @@ pub struct StorageError {
     pub kind: StorageErrorKind,
     /// What was tried, on what, and what came back.
     pub message: String,
+    /// How long the store asks to be left alone, where it says so.
+    pub retry_after: Option<Duration>,
     source: Option<Box<dyn Error + Send + Sync>>,
 }
 
 impl StorageError {
     /// An error of `kind`.
     pub fn new(kind: StorageErrorKind, message: impl Into<String>) -> Self {
-        Self { kind, message: message.into(), source: None }
+        Self { kind, message: message.into(), retry_after: None, source: None }
     }
 
     /// The same error with its cause.

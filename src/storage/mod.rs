@@ -16,9 +16,16 @@ use crate::host::Complete;
 use crate::model::digest::Digest;
 use crate::model::key::ObjectKey;
 
+mod directory;
 mod error;
+mod memory;
 
+pub use directory::DirectoryStorage;
 pub use error::{StorageError, StorageErrorKind};
+pub use memory::MemoryStorage;
+
+/// Objects on one page of a listing, at most; S3's own limit.
+const PAGE_OBJECTS: usize = 1000;
 
 /// What is known of a stored object.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -37,6 +44,8 @@ pub struct ObjectMeta {
     pub readable: bool,
     /// SHA-256 that the store itself computed or was given and checked, where it keeps one.
     pub digest: Option<Digest>,
+    /// The nonce of [`PutOptions`] it was written with, where the store keeps one; never known from a listing.
+    pub nonce: Option<String>,
 }
 
 /// How an object is to be stored.
@@ -61,7 +70,7 @@ pub struct Stored {
     pub size: u64,
 }
 
-/// What a backend can do; the others do without.
+/// What a backend can do, as configured or as [`Storage::probe`] found; the others do without.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Features {
     /// A write to an existing key is refused by the store itself.
@@ -112,6 +121,21 @@ pub enum Thaw {
     },
 }
 
+/// A link by which whoever has it can read one object without a login.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Link {
+    /// The whole address: a secret for as long as it lasts.
+    pub url: String,
+    /// How long it lasts: what was asked for, or less when the login that signed it ends earlier.
+    pub lasts: Duration,
+}
+
+impl fmt::Debug for Link {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Link").field("lasts", &self.lasts).finish_non_exhaustive()
+    }
+}
+
 /// A stream of an object's bytes. Errors if it ends before the object does.
 #[async_trait]
 pub trait Download: Send {
@@ -125,14 +149,18 @@ pub trait Storage: Send + Sync + fmt::Debug {
     /// The place for messages: `s3://bucket/prefix`, `file:///path`. Holds no secret.
     fn place(&self) -> String;
 
-    /// What this backend can do.
+    /// What this backend can do, by its settings; asks nobody.
     fn features(&self) -> Features;
+
+    /// Asks the store what it can do. Errors when it cannot be used at all: no such bucket or directory, the wrong
+    /// region, a login that is refused, a directory that others may write to. Changes nothing.
+    async fn probe(&self) -> Result<Features, StorageError>;
 
     /// What is known of `key`. `Missing` when there is none.
     async fn head(&self, key: &ObjectKey) -> Result<ObjectMeta, StorageError>;
 
-    /// The bytes of `key`, or `range` of them, of one `version` where given. Errors with `Missing`, or `Archived` when
-    /// they must be thawed first.
+    /// The bytes of `key`, or `range` of them, of one `version` where given. Errors with `Missing`, with `Archived` when
+    /// they must be thawed first, with `Other` when the range is not within the object.
     async fn get(
         &self,
         key: &ObjectKey,
@@ -155,7 +183,7 @@ pub trait Storage: Send + Sync + fmt::Debug {
     /// Names of the folders right below the repository's root, unsorted, without the slash.
     async fn folders(&self) -> Result<Vec<String>, StorageError>;
 
-    /// Uploads begun and not finished, of this repository.
+    /// Uploads begun and not finished, of this repository, those of other agents included.
     async fn unfinished(&self) -> Result<Vec<Unfinished>, StorageError>;
 
     /// Ends one of them for good.
@@ -163,6 +191,9 @@ pub trait Storage: Send + Sync + fmt::Debug {
 
     /// Asks for an archived object to be made readable for `days` days.
     async fn thaw(&self, key: &ObjectKey, version: Option<&str>, days: u32) -> Result<Thaw, StorageError>;
+
+    /// A link to read `key` for `lasts`. `Other` by stores that have none.
+    async fn link(&self, key: &ObjectKey, version: Option<&str>, lasts: Duration) -> Result<Link, StorageError>;
 }
 
 /// An object on its way in. Dropping it aborts it.
@@ -171,10 +202,36 @@ pub trait Upload: Send {
     /// Takes the next bytes, of any length; waits while as many are in flight as memory allows.
     async fn write(&mut self, bytes: Bytes) -> Result<(), StorageError>;
 
-    /// Makes the object visible, once, durably. `digest` is the SHA-256 of all bytes written, `size` their number: the
-    /// store's own answer must agree. `Exists` when the key was taken meanwhile; the other object is left untouched.
+    /// Makes the object visible, once, durably. `digest` is the SHA-256 of all bytes written, `size` their number: what
+    /// was written here and the store's own answer must agree, else `Corrupt` and no object. `Exists` when the key was
+    /// taken meanwhile; the other object is left untouched.
     async fn commit(self: Box<Self>, proof: Complete, digest: Digest, size: u64) -> Result<Stored, StorageError>;
 
     /// Ends it without an object.
     async fn abort(self: Box<Self>) -> Result<(), StorageError>;
+}
+
+/// Holds what was written against what the caller says was written.
+fn agree(key: &ObjectKey, written: (Digest, u64), said: (Digest, u64)) -> Result<(), StorageError> {
+    if written == said {
+        return Ok(());
+    }
+    let ((digest, size), (said_digest, said_size)) = (written, said);
+    Err(StorageError::new(
+        StorageErrorKind::Corrupt,
+        format!(
+            "store {key}: {size} bytes with digest {digest} were written, {said_size} with {said_digest} were expected"
+        ),
+    ))
+}
+
+/// `range`, or all of an object of `size` bytes.
+fn range_within(key: &ObjectKey, range: Option<Range<u64>>, size: u64) -> Result<Range<u64>, StorageError> {
+    let range = range.unwrap_or(0..size);
+    if range.start > range.end || range.end > size {
+        let Range { start, end } = range;
+        let message = format!("read bytes {start} to {end} of {key}: it has {size} bytes");
+        return Err(StorageError::new(StorageErrorKind::Other, message));
+    }
+    Ok(range)
 }

@@ -7,4 +7,5 @@
 mod stage;
 
 mod architecture;
+mod storage_conformance;
 mod storage_servers;
