@@ -2,6 +2,7 @@
 //!
 //! Imports nothing of the house but `model`. Elsewhere spawning, file access and the clock are lint errors.
 
+pub mod checked;
 pub mod child;
 pub mod clock;
 pub mod complete;
@@ -9,4 +10,5 @@ pub mod durable;
 pub mod failpoint;
 pub mod lock;
 
+pub use checked::CheckedSource;
 pub use complete::{BytesSource, Complete, Source, SourceError};

@@ -158,7 +158,7 @@ impl Feeder {
 
 impl Members {
     /// The next member, or nothing after the last.
-    pub fn next(&mut self) -> Result<Option<Member>, Abandoned> {
+    pub fn take(&mut self) -> Result<Option<Member>, Abandoned> {
         match self.turns.recv() {
             Ok(Turn::Member(done)) => {
                 let block = done.recv().map_err(|_| Abandoned)?;

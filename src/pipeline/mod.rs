@@ -5,5 +5,12 @@
 //! ever written to a disk here, and memory is bounded whatever the size.
 
 pub mod archive;
+mod error;
+pub mod fetch;
 pub mod gzip;
 pub mod openpgp;
+mod relay;
+pub mod store;
+mod thread;
+
+pub use error::PipelineError;

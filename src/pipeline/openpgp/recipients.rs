@@ -18,8 +18,8 @@ use openpgp::crypto::mpi;
 use openpgp::packet::Key;
 use openpgp::packet::key::{PublicParts, UnspecifiedRole};
 use openpgp::parse::Parse;
-use openpgp::policy::{NullPolicy, StandardPolicy};
-use openpgp::types::RevocationStatus;
+use openpgp::policy::{AsymmetricAlgorithm, StandardPolicy};
+use openpgp::types::{HashAlgorithm, RevocationStatus};
 
 use super::{OpenPgpError, Profile};
 
@@ -254,7 +254,10 @@ fn alive(alive: bool, expiry: Option<SystemTime>, now: SystemTime) -> Result<(),
 
 /// Why no key for encryption passes the policy: there is none, or one that is too weak to count.
 fn without_encryption_key(valid: &ValidCert<'_>, now: SystemTime) -> Refusal {
-    let lax = NullPolicy::new();
+    let mut lax = StandardPolicy::new();
+    lax.accept_hash(HashAlgorithm::SHA1);
+    lax.accept_hash(HashAlgorithm::MD5);
+    lax.accept_asymmetric_algo(AsymmetricAlgorithm::RSA1024);
     for key in valid.cert().keys().with_policy(&lax, now).for_transport_encryption().for_storage_encryption() {
         if let Err(why) = strong_enough(key.key()) {
             return why;
