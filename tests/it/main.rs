@@ -9,3 +9,4 @@ mod stage;
 mod architecture;
 mod storage_conformance;
 mod storage_servers;
+mod schedule;
