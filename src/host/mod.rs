@@ -11,4 +11,11 @@ pub mod failpoint;
 pub mod lock;
 
 pub use checked::CheckedSource;
+pub use child::{
+    Child, ChildError, ChildInput, ChildSpec, Ending, Finished, Messages, StopSignal, Stopper, run_to_end,
+};
+pub use clock::{Clock, ManualClock, SystemClock};
 pub use complete::{BytesSource, Complete, Source, SourceError};
+pub use durable::{FileError, FileErrorKind};
+pub use failpoint::{FailPoint, reach};
+pub use lock::{FileLock, LockError};

@@ -10,3 +10,7 @@ mod architecture;
 mod storage_conformance;
 mod storage_servers;
 mod schedule;
+mod child;
+mod durable;
+#[cfg(feature = "failpoints")]
+mod failpoint;
