@@ -1,1 +1,25 @@
-//! Room.
+//! What exists: manifests, the signed log of catalog entries, and the protocol that adds to them.
+//!
+//! The repository is the catalog: everything here can be rebuilt from it. Must not move artifact bytes (`pipeline`)
+//! nor ask the database anything (`postgres`).
+
+pub mod entry;
+pub mod error;
+pub mod identity;
+pub mod inventory;
+pub mod lease;
+pub mod log;
+pub mod memory;
+pub mod names;
+pub mod repository;
+pub mod select;
+pub mod signature;
+
+pub use entry::{Entry, Head, Record};
+pub use error::{CatalogError, CatalogErrorKind};
+pub use identity::Identity;
+pub use inventory::{Artifact, Inventory, Unsigned};
+pub use names::ArtifactName;
+pub use repository::{Committed, Repository};
+pub use select::Selector;
+pub use signature::{Signer, Verifier};

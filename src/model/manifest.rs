@@ -57,6 +57,8 @@ pub struct Manifest {
     pub fencing_token: u64,
     /// Its place in the repository's order of commits.
     pub catalog: CatalogPosition,
+    /// How its stored bytes were checked before it was committed.
+    pub verification: Verification,
     /// What it builds upon.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub parent: Option<ParentRecord>,
@@ -77,12 +79,24 @@ pub struct SourceRecord {
     pub server_version: String,
     /// The database's encoding; the dump is written in it.
     pub encoding: String,
+    /// The database's locale, for making one like it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub locale: Option<DatabaseLocale>,
     /// Version line of every tool that took part.
     pub tools: Vec<String>,
     /// `pg_current_snapshot()` of the exported snapshot.
     pub snapshot: Option<String>,
     /// WAL insert position right after the snapshot.
     pub lsn: Option<Lsn>,
+}
+
+/// How a database sorts and classifies text.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DatabaseLocale {
+    /// `LC_COLLATE`.
+    pub collate: String,
+    /// `LC_CTYPE`.
+    pub ctype: String,
 }
 
 /// What one object of an artifact is for.
@@ -194,6 +208,25 @@ pub struct CatalogPosition {
     /// Digest of the catalog entry before it; absent for the first.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub previous: Option<Digest>,
+}
+
+/// How well stored bytes are known to be what was sent; later is better.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum VerificationLevel {
+    /// The store confirmed sizes and checksums; the bytes were not read.
+    StoreChecksum,
+    /// Every stored byte was read back.
+    ReadBack,
+}
+
+/// One check of an artifact's stored bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Verification {
+    /// How it was checked.
+    pub level: VerificationLevel,
+    /// When.
+    pub at: DateTime<Utc>,
 }
 
 /// What an artifact builds upon.

@@ -1,1 +1,37 @@
-//! Room.
+//! The verbs, one file or folder each: Options -> Plan -> Outcome.
+//!
+//! A verb gets opened doors and plain values, tells events while it works and gives an outcome back. It never prints,
+//! reads configuration or imports another verb; what two verbs share is a step.
+
+use std::sync::Arc;
+
+use tokio_util::sync::CancellationToken;
+
+use crate::host::Clock;
+use crate::model::event::Events;
+use crate::model::failure::{Failure, FailureKind};
+use crate::model::id::RunId;
+
+/// What every verb is given besides its own doors.
+#[derive(Clone, Debug)]
+pub struct Setting {
+    /// Identity of this run.
+    pub run: RunId,
+    /// The time.
+    pub clock: Arc<dyn Clock>,
+    /// Where it tells what it does.
+    pub events: Events,
+    /// Fires when the run must end: asked to stop, out of time, or no longer the leader.
+    pub stop: CancellationToken,
+}
+
+impl Setting {
+    /// Errors once the run must end. Called before every step that others can see.
+    pub fn require_going_on(&self, step: &str) -> Result<(), Failure> {
+        if self.stop.is_cancelled() {
+            let message = format!("{step}: the run was told to stop");
+            return Err(Failure::new(FailureKind::Failed, message).hint("Nothing was committed; run the job again."));
+        }
+        Ok(())
+    }
+}

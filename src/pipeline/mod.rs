@@ -6,6 +6,7 @@
 
 pub mod archive;
 mod error;
+mod failure;
 pub mod fetch;
 pub mod gzip;
 pub mod openpgp;

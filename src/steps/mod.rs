@@ -1,1 +1,7 @@
-//! Room.
+//! Pieces of work over several doors that more than one verb needs.
+//!
+//! A step knows nothing of jobs, plans or people: it takes opened doors and values and gives values back.
+
+pub mod bury;
+pub mod read_back;
+pub mod thaw;

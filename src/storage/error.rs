@@ -4,6 +4,8 @@ use std::error::Error;
 use std::fmt;
 use std::time::Duration;
 
+use crate::model::failure::{Failure, FailureKind};
+
 /// What a caller decides on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum StorageErrorKind {
@@ -76,5 +78,37 @@ impl fmt::Display for StorageError {
 impl Error for StorageError {
     fn source(&self) -> Option<&(dyn Error + 'static)> {
         self.source.as_deref().map(|source| source as &(dyn Error + 'static))
+    }
+}
+
+impl From<StorageError> for Failure {
+    fn from(error: StorageError) -> Self {
+        let (kind, hint) = match error.kind {
+            StorageErrorKind::Missing => {
+                (FailureKind::NothingMatches, "Check the repository's url, and that the bucket or directory is there.")
+            }
+            StorageErrorKind::Exists => {
+                (FailureKind::RefusedForSafety, "Nothing stored is ever overwritten; find out what wrote it.")
+            }
+            StorageErrorKind::Transient => (FailureKind::Failed, "The store did not answer as it should; try again."),
+            StorageErrorKind::Expired => {
+                (FailureKind::Authentication, "The credentials have expired; renew them and run it again.")
+            }
+            StorageErrorKind::Denied => {
+                (FailureKind::Authentication, "Check the credentials and the rights of their role.")
+            }
+            StorageErrorKind::Archived => (
+                FailureKind::Failed,
+                "The object is in an archive class and must be thawed first: `dbagent restore` asks for that.",
+            ),
+            StorageErrorKind::Corrupt => {
+                (FailureKind::Integrity, "Use another copy: `dbagent backup list` shows where there is one.")
+            }
+            StorageErrorKind::Full => {
+                (FailureKind::Failed, "Free some room there; the next run goes on without a restart.")
+            }
+            StorageErrorKind::Other => return Self::new(FailureKind::Failed, error.message.clone()).because(error),
+        };
+        Self::new(kind, error.message.clone()).hint(hint).because(error)
     }
 }

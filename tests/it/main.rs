@@ -7,10 +7,11 @@
 mod stage;
 
 mod architecture;
-mod storage_conformance;
-mod storage_servers;
-mod schedule;
+mod catalog;
 mod child;
 mod durable;
 #[cfg(feature = "failpoints")]
 mod failpoint;
+mod schedule;
+mod storage_conformance;
+mod storage_servers;

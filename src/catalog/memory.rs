@@ -1,0 +1,43 @@
+//! The newest head of a repository's log that this host ever saw, kept in the state directory.
+//!
+//! It is a cache with one duty: to notice that a repository went backwards. Losing it loses that notice until the log
+//! is read again, and nothing else.
+
+use crate::catalog::entry::Head;
+use crate::catalog::error::{CatalogError, CatalogErrorKind};
+use crate::catalog::repository::Repository;
+use crate::host::{FileErrorKind, durable};
+use crate::storage::StorageErrorKind;
+
+/// Largest memory file read, in bytes.
+const LIMIT: u64 = 4096;
+
+impl Repository {
+    /// The newest head seen, if any.
+    pub(in crate::catalog) fn recall(&self) -> Result<Option<Head>, CatalogError> {
+        let Some(path) = &self.memory else { return Ok(None) };
+        let failed = |error: Box<dyn std::error::Error + Send + Sync>| {
+            let message = format!("read {}: delete it if it is damaged, it is rebuilt", path.display());
+            CatalogError::new(CatalogErrorKind::Storage(StorageErrorKind::Other), message).because(error)
+        };
+        match durable::read_bounded(path, LIMIT) {
+            Err(error) if error.kind == FileErrorKind::Missing => Ok(None),
+            Err(error) => Err(failed(error.into())),
+            Ok(bytes) => serde_json::from_slice(&bytes).map(Some).map_err(|error| failed(error.into())),
+        }
+    }
+
+    /// Remembers `head` as the newest seen.
+    pub(in crate::catalog) fn remember(&self, head: &Head) -> Result<(), CatalogError> {
+        let Some(path) = &self.memory else { return Ok(()) };
+        if self.recall()?.is_some_and(|seen| seen == *head) {
+            return Ok(());
+        }
+        let failed = |error: Box<dyn std::error::Error + Send + Sync>| {
+            let message = format!("remember the newest catalog entry in {}", path.display());
+            CatalogError::new(CatalogErrorKind::Storage(StorageErrorKind::Other), message).because(error)
+        };
+        let bytes = serde_json::to_vec(head).map_err(|error| failed(error.into()))?;
+        durable::replace(path, &bytes).map_err(|error| failed(error.into()))
+    }
+}
