@@ -77,7 +77,7 @@ impl fmt::Display for ByteSize {
             unit += 1;
         }
         let factor = 1_u64 << (10 * unit);
-        let text = if self.0 % factor == 0 {
+        let text = if self.0.is_multiple_of(factor) {
             format!("{} {}", self.0 / factor, UNITS[unit])
         } else {
             let tenths = u128::from(self.0) * 10 / u128::from(factor);

@@ -12,6 +12,7 @@ mod child;
 mod durable;
 #[cfg(feature = "failpoints")]
 mod failpoint;
+mod retention;
 mod schedule;
 mod storage_conformance;
 mod storage_servers;
