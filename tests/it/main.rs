@@ -16,3 +16,6 @@ mod retention;
 mod schedule;
 mod storage_conformance;
 mod storage_servers;
+mod pipeline_archive;
+mod pipeline_openpgp;
+mod pipeline_store;

@@ -43,7 +43,8 @@ impl DecryptionKeys {
             .and_then(Iterator::collect::<openpgp::Result<Vec<Cert>>>)
             .map_err(|error| unreadable(error.into()))?;
         let mut keys = Vec::new();
-        for key in certificates.iter().flat_map(|certificate| certificate.keys().secret()) {
+        let secret = certificates.iter().flat_map(|certificate| certificate.keys().secret());
+        for key in secret.filter(|key| key.key().pk_algo().for_encryption()) {
             keys.extend(unlock(key.key().clone(), passphrase)?);
         }
         match keys.is_empty() {
@@ -61,18 +62,12 @@ impl DecryptionKeys {
             .and_then(|builder| builder.with_policy(&POLICY, None, opener));
         match decryptor {
             Ok(decryptor) => Ok(Plaintext(decryptor)),
-            Err(error) => Err(explain(error.into(), &needed.lock().unwrap_or_else(PoisonError::into_inner))),
+            Err(error) if error.is::<NotEncrypted>() => Err(OpenPgpError::NotEncrypted),
+            Err(error) => match needed.lock().unwrap_or_else(PoisonError::into_inner).as_slice() {
+                [] => Err(OpenPgpError::failed("decrypt the message", error)),
+                needed => Err(OpenPgpError::NoKey { needed: needed.to_vec() }),
+            },
         }
-    }
-}
-
-fn explain(cause: super::Cause, needed: &[String]) -> OpenPgpError {
-    if cause.is::<NotEncrypted>() {
-        return OpenPgpError::NotEncrypted;
-    }
-    match needed.is_empty() {
-        true => OpenPgpError::Failed { doing: "decrypt the message", cause },
-        false => OpenPgpError::NoKey { needed: needed.to_vec() },
     }
 }
 

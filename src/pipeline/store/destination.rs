@@ -35,14 +35,15 @@ enum Delivery {
 /// The queues of the destinations that are still taking part.
 pub(super) struct Outlets(Vec<mpsc::Sender<Delivery>>);
 
-pub(super) type Outcome = Result<Box<dyn Upload>, StorageError>;
+/// What became of one destination: its upload, ready to be committed, or why it was given up.
+pub type Delivered = Result<Box<dyn Upload>, StorageError>;
 
 impl Outlets {
     /// Starts a task for each destination; answers the queues and the tasks by name.
     pub(super) fn open(
         destinations: Vec<Destination>,
         stop: &CancellationToken,
-    ) -> (Self, Vec<(String, JoinHandle<Outcome>)>) {
+    ) -> (Self, Vec<(String, JoinHandle<Delivered>)>) {
         let mut outlets = Vec::new();
         let mut tasks = Vec::new();
         for destination in destinations {
@@ -67,13 +68,13 @@ impl Outlets {
 }
 
 /// What became of a destination.
-pub(super) async fn outcome(task: JoinHandle<Outcome>) -> Outcome {
+pub(super) async fn outcome(task: JoinHandle<Delivered>) -> Delivered {
     let died = |error| StorageError::new(StorageErrorKind::Other, "write: the upload died").because(error);
     task.await.unwrap_or_else(|error| Err(died(error)))
 }
 
 /// Writes what comes until the end is told; the upload comes back uncommitted.
-async fn deliver(destination: Destination, mut queue: mpsc::Receiver<Delivery>, stop: CancellationToken) -> Outcome {
+async fn deliver(destination: Destination, mut queue: mpsc::Receiver<Delivery>, stop: CancellationToken) -> Delivered {
     let Destination { name, mut upload, stall_timeout } = destination;
     let error = loop {
         let delivery = tokio::select! {

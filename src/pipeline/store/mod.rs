@@ -20,7 +20,7 @@ use tokio::sync::oneshot;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
-pub use destination::Destination;
+pub use destination::{Delivered, Destination};
 
 use super::gzip::{self, Level};
 use super::openpgp::Recipients;
@@ -28,7 +28,6 @@ use super::{PipelineError, thread};
 use crate::host::{Complete, Source};
 use crate::model::digest::{Digest, TableSum};
 use crate::model::table::QualifiedTable;
-use crate::storage::{StorageError, Upload};
 use destination::Outlets;
 use reader::Read;
 
@@ -96,7 +95,7 @@ pub struct Flowed {
     /// What each table's rows add up to, where they were summed.
     pub tables: BTreeMap<QualifiedTable, TableSum>,
     /// The uploads, ready to be committed, or why one was given up. At least one is ready.
-    pub destinations: Vec<(String, Result<Box<dyn Upload>, StorageError>)>,
+    pub destinations: Vec<(String, Delivered)>,
 }
 
 /// Sends `source` through `recipe` to every destination at once. A destination that fails or stalls is given up and
@@ -176,10 +175,7 @@ fn first_cause<A, B>(
 }
 
 /// Aborts what is left and picks the error to tell.
-async fn failure(
-    error: Option<PipelineError>,
-    destinations: Vec<(String, Result<Box<dyn Upload>, StorageError>)>,
-) -> PipelineError {
+async fn failure(error: Option<PipelineError>, destinations: Vec<(String, Delivered)>) -> PipelineError {
     let mut failed = Vec::new();
     for (name, result) in destinations {
         let result = match result {

@@ -4,3 +4,4 @@ pub mod objects;
 pub mod s3;
 pub mod s3_fault;
 mod s3_shelf;
+pub(crate) mod uploads;
