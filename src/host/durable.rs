@@ -4,15 +4,17 @@
 //! A failed fsync is a failed write and is never tried again: after EIO the kernel has dropped the pages, and a second
 //! fsync would say "done" (PostgreSQL wiki, "Fsync Errors").
 
-use std::fs::File;
+use std::fs::{File, Permissions};
 use std::io::{self, Read as _, Write as _};
 use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt as _;
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{AtFlags, CWD, Mode, OFlags, RenameFlags};
 use rustix::io::Errno;
 use secrecy::SecretString;
+use tempfile::TempDir;
 
 /// Largest file that is taken for a secret, in bytes.
 const LONGEST_SECRET: u64 = 1 << 20;
@@ -149,7 +151,7 @@ pub fn read_bounded(path: &Path, limit: u64) -> Result<Vec<u8>, FileError> {
 pub fn read_secret_file(path: &Path) -> Result<SecretString, FileError> {
     let file = open_to_read(path)?;
     let mode = file.metadata().map_err(|error| FileError::io("read the secret file", path, error))?.permissions();
-    let mode = std::os::unix::fs::PermissionsExt::mode(&mode) & 0o7777;
+    let mode = mode.mode() & 0o7777;
     if mode & OTHERS != 0 {
         let reason = format!("its mode {mode:04o} lets others at it; run: chmod 600 {}", path.display());
         return Err(FileError::refused(FileErrorKind::Unsafe, "read the secret file", path, &reason));
@@ -217,6 +219,21 @@ fn check_private(directory: &OwnedFd, path: &Path) -> Result<(), FileError> {
 
 fn refused_directory(path: &Path, reason: &str) -> FileError {
     FileError::refused(FileErrorKind::Unsafe, "use the directory", path, reason)
+}
+
+/// A new directory below `parent` that only its owner can enter, given to `owner` (user and group id) where that is
+/// not this process's own. Removed with everything in it when dropped.
+pub fn temporary_directory(prefix: &str, parent: &Path, owner: Option<(u32, u32)>) -> Result<TempDir, FileError> {
+    let made = tempfile::Builder::new().prefix(prefix).permissions(Permissions::from_mode(0o700)).tempdir_in(parent);
+    let made = made.map_err(|error| FileError::io("make a temporary directory in", parent, error))?;
+    give_to(made.path(), owner)?;
+    Ok(made)
+}
+
+/// Gives the file or directory `path` to `owner` (user and group id), if there is one; only root may.
+pub fn give_to(path: &Path, owner: Option<(u32, u32)>) -> Result<(), FileError> {
+    let Some((user, group)) = owner else { return Ok(()) };
+    std::os::unix::fs::lchown(path, Some(user), Some(group)).map_err(|error| FileError::io("give away", path, error))
 }
 
 /// Whether `path` is short enough for a Unix socket named `name` in it (unix(7): 107 bytes and a NUL).

@@ -1,1 +1,19 @@
-//! Room.
+//! The door to PostgreSQL: connections, facts about the server, the coordinator of a dump, the client tools' arguments.
+//!
+//! Must not know storage, encryption or the verbs. Queries live in `sql/`, one per file, and are read at build time.
+//! The surprising thing: what is to be dumped is found and locked before the snapshot is taken, never after.
+
+pub mod connection;
+pub mod environment;
+pub mod error;
+mod parameters;
+mod passfile;
+pub mod request;
+mod tls;
+pub mod tools;
+
+pub use connection::{Connection, Host, Session, SslMode};
+pub use environment::ChildEnvironment;
+pub use error::{PostgresError, PostgresErrorKind};
+pub use request::ConnectionRequest;
+pub use tools::{ClientTools, Tool, bin_directories, find_tool};

@@ -4,4 +4,5 @@
 
 pub mod bury;
 pub mod read_back;
+pub mod scratch;
 pub mod thaw;

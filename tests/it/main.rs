@@ -12,10 +12,11 @@ mod child;
 mod durable;
 #[cfg(feature = "failpoints")]
 mod failpoint;
-mod retention;
-mod schedule;
-mod storage_conformance;
-mod storage_servers;
 mod pipeline_archive;
 mod pipeline_openpgp;
 mod pipeline_store;
+mod retention;
+mod schedule;
+mod scratch;
+mod storage_conformance;
+mod storage_servers;
