@@ -59,7 +59,8 @@ COMMENT ON COLUMN public.users.password_changed_at IS 'When password_hash was la
 COMMENT ON COLUMN public.users.mfa_enabled IS 'Whether a second factor is asked for; needs mfa_secret';
 COMMENT ON COLUMN public.users.mfa_secret IS 'TOTP secret, encrypted by the application with pgcrypto; never plaintext';
 COMMENT ON COLUMN public.users.status IS 'invited, active, locked or disabled';
-COMMENT ON COLUMN public.users.failed_login_attempts IS 'Failures since the last success; kept by a trigger on login_attempts';
+COMMENT ON COLUMN public.users.failed_login_attempts
+    IS 'Failures since the last success; kept by a trigger on login_attempts';
 COMMENT ON COLUMN public.users.locked_until IS 'When the application may unlock the account; NULL means by hand only';
 COMMENT ON COLUMN public.users.last_login_at IS 'Last successful login';
 COMMENT ON COLUMN public.users.profile IS 'What the application shows about the person';

@@ -56,7 +56,8 @@ COMMENT ON TABLE public.roles IS 'Roles of the application, granted to users by 
 COMMENT ON COLUMN public.roles.id IS 'Identity';
 COMMENT ON COLUMN public.roles.name IS 'Name the application knows the role by';
 COMMENT ON COLUMN public.roles.description IS 'For people';
-COMMENT ON COLUMN public.roles.is_system IS 'Shipped with the application; the user interface does not offer to delete it';
+COMMENT ON COLUMN public.roles.is_system
+    IS 'Shipped with the application; the user interface does not offer to delete it';
 COMMENT ON COLUMN public.roles.created_at IS 'When the row was made';
 COMMENT ON COLUMN public.roles.updated_at IS 'When the row last changed; set by a trigger';
 COMMENT ON TABLE public.permissions IS 'One action on one kind of resource, granted to roles by role_permissions';

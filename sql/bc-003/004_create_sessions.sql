@@ -38,15 +38,18 @@ CREATE POLICY sessions_own ON public.sessions
 CREATE POLICY sessions_by_token ON public.sessions FOR SELECT
     USING (token_hash = nullif(current_setting('bc003.session_token_hash', true), ''));
 
-COMMENT ON TABLE public.sessions IS 'Sessions of signed-in users; row-level security shows the application those of one user';
+COMMENT ON TABLE public.sessions
+    IS 'Sessions of signed-in users; row-level security shows the application those of one user';
 COMMENT ON COLUMN public.sessions.id IS 'Identity; audit rows name it';
 COMMENT ON COLUMN public.sessions.user_id IS 'Who is signed in';
-COMMENT ON COLUMN public.sessions.token_hash IS 'SHA-256 of the token, lower-case hexadecimal; the token itself is never stored';
+COMMENT ON COLUMN public.sessions.token_hash
+    IS 'SHA-256 of the token, lower-case hexadecimal; the token itself is never stored';
 COMMENT ON COLUMN public.sessions.ip_address IS 'Where the session was opened from';
 COMMENT ON COLUMN public.sessions.user_agent IS 'Browser that opened it';
 COMMENT ON COLUMN public.sessions.created_at IS 'When it was opened';
 COMMENT ON COLUMN public.sessions.last_seen_at IS 'When it was last used';
 COMMENT ON COLUMN public.sessions.expires_at IS 'When it ends by itself';
-COMMENT ON COLUMN public.sessions.revoked_at IS 'When it was ended early; a trigger does so when the account is locked or the password changes';
+COMMENT ON COLUMN public.sessions.revoked_at
+    IS 'When it was ended early; a trigger does so when the account is locked or the password changes';
 COMMENT ON COLUMN public.sessions.revoke_reason IS 'Why it was ended early';
 COMMENT ON COLUMN public.sessions.updated_at IS 'When the row last changed; set by a trigger';

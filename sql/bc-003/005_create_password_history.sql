@@ -24,7 +24,8 @@ ALTER TABLE public.password_history ENABLE ROW LEVEL SECURITY;
 CREATE POLICY password_history_own ON public.password_history FOR SELECT
     USING (user_id = nullif(current_setting('bc003.user_id', true), '')::uuid);
 
-COMMENT ON TABLE public.password_history IS 'Replaced password hashes; row-level security shows the application those of one user';
+COMMENT ON TABLE public.password_history
+    IS 'Replaced password hashes; row-level security shows the application those of one user';
 COMMENT ON COLUMN public.password_history.id IS 'Identity';
 COMMENT ON COLUMN public.password_history.user_id IS 'Whose password it was';
 COMMENT ON COLUMN public.password_history.password_hash IS 'bcrypt, as it stood in users';

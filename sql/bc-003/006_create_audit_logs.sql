@@ -46,7 +46,8 @@ BEGIN
 END
 $$;
 
-COMMENT ON TABLE public.audit_logs IS 'Audit log: append-only, chained by hashes, partitioned by month in UTC, kept 36 months';
+COMMENT ON TABLE public.audit_logs
+    IS 'Audit log: append-only, chained by hashes, partitioned by month in UTC, kept 36 months';
 COMMENT ON COLUMN public.audit_logs.id IS 'Identity; the partition key completes the primary key';
 COMMENT ON COLUMN public.audit_logs.user_id IS 'Who did it; NULL: nobody signed in';
 COMMENT ON COLUMN public.audit_logs.session_id IS 'In which session';

@@ -17,7 +17,8 @@ CREATE TABLE public.security_policies (
     updated_at  timestamptz  NOT NULL DEFAULT now(),
     CONSTRAINT security_policies_pkey PRIMARY KEY (id),
     CONSTRAINT security_policies_name_key UNIQUE (name),
-    CONSTRAINT security_policies_updated_by_fkey FOREIGN KEY (updated_by) REFERENCES public.users (id) ON DELETE SET NULL,
+    CONSTRAINT security_policies_updated_by_fkey
+        FOREIGN KEY (updated_by) REFERENCES public.users (id) ON DELETE SET NULL,
     CONSTRAINT security_policies_settings_check CHECK (jsonb_typeof(settings) = 'object'),
     CONSTRAINT security_policies_lockout_check CHECK (
         name <> 'account_lockout'
@@ -28,7 +29,7 @@ CREATE TABLE public.security_policies (
 INSERT INTO public.security_policies (id, name, description, settings, created_at, updated_at)
 SELECT id::uuid, name, description, settings::jsonb, '2025-01-01 00:00:00+00', '2025-01-01 00:00:00+00'
 FROM (VALUES
-    ('00000000-0000-4000-a003-000000000001', 'account_lockout', 'Failed logins in a row that lock an account, and for how long',
+    ('00000000-0000-4000-a003-000000000001', 'account_lockout', 'Failed logins in a row that lock an account',
      '{"max_failed_attempts": 5, "lock_minutes": 30}'),
     ('00000000-0000-4000-a003-000000000002', 'password_rules', 'Length, age and reuse of passwords',
      '{"min_length": 12, "max_age_days": 90, "history": 10}'),

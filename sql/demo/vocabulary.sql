@@ -163,7 +163,8 @@ $words$, '[[:space:]]+') WITH ORDINALITY AS split (word, rank)
     SELECT word, sum(weight) OVER (ORDER BY rank) * 65536 / sum(weight) OVER () AS upper_bound, rank
     FROM ranked
 ), spread AS (
-    SELECT word, rank, trunc(upper_bound)::integer - coalesce(lag(trunc(upper_bound)::integer) OVER (ORDER BY rank), 0) AS slots
+    SELECT word, rank,
+           trunc(upper_bound)::integer - coalesce(lag(trunc(upper_bound)::integer) OVER (ORDER BY rank), 0) AS slots
     FROM bounded
 ), agents AS (
     SELECT number, sha256(convert_to('agent/' || number, 'UTF8')) AS digest FROM generate_series(1, 400) AS number
@@ -178,8 +179,8 @@ $words$, '[[:space:]]+') WITH ORDINALITY AS split (word, rank)
 SELECT
     (SELECT array_agg(word ORDER BY rank, slot) FROM spread, generate_series(1, slots) AS slot) AS words,
     (SELECT array_agg('Mozilla/5.0 (' || system || CASE browser
-                WHEN 0 THEN ') AppleWebKit/537.36 (KHTML, like Gecko) Chrome/' || version || '.0.' || build || '.' || patch
-                            || ' Safari/537.36'
+                WHEN 0 THEN ') AppleWebKit/537.36 (KHTML, like Gecko) Chrome/' || version || '.0.' || build
+                            || '.' || patch || ' Safari/537.36'
                 WHEN 1 THEN '; rv:' || version || '.0) Gecko/20100101 Firefox/' || version || '.0'
                 ELSE ') AppleWebKit/605.1.15 (KHTML, like Gecko) Version/17.' || patch % 7 || ' Safari/605.1.15'
             END ORDER BY number) FROM described) AS agents,

@@ -2,6 +2,7 @@
 //!
 //! A step knows nothing of jobs, plans or people: it takes opened doors and values and gives values back.
 
+pub mod bc003;
 pub mod bury;
 pub mod read_back;
 pub mod scratch;

@@ -7,6 +7,9 @@
 mod stage;
 
 mod architecture;
+mod bc003;
+mod bc003_data;
+mod bc003_server;
 mod catalog;
 mod child;
 mod durable;
