@@ -105,11 +105,9 @@ fn encrypt(recipients: &Recipients, plaintext: &[u8]) -> Vec<u8> {
 }
 
 fn refusals(result: Result<Recipients, OpenPgpError>) -> Vec<Refusal> {
-    match result {
-        Err(OpenPgpError::Refused(refused)) => refused.into_iter().map(|refused| refused.why).collect(),
-        Err(other) => panic!("{other}"),
-        Ok(_) => Vec::new(),
-    }
+    let Err(error) = result else { return Vec::new() };
+    let OpenPgpError::Refused(refused) = error else { unreachable!("{error}") };
+    refused.into_iter().map(|refused| refused.why).collect()
 }
 
 fn plaintext() -> Vec<u8> {

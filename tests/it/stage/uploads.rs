@@ -17,12 +17,15 @@ pub(crate) enum Fault {
     None,
     FailAfter(usize),
     StallAfter(usize),
+    /// Fails like `FailAfter`, and keeps nothing of what it took.
+    ForgetUntil(usize),
 }
 
 /// What became of an upload.
 #[derive(Default)]
 pub(crate) struct Seen {
     pub(crate) bytes: Vec<u8>,
+    pub(crate) taken: usize,
     pub(crate) largest_piece: usize,
     pub(crate) committed: Option<(Digest, u64)>,
     pub(crate) aborted: bool,
@@ -53,16 +56,19 @@ pub(crate) fn destination(name: &str, fault: Fault) -> (Destination, Watch) {
 #[async_trait]
 impl Upload for WatchedUpload {
     async fn write(&mut self, bytes: Bytes) -> Result<(), StorageError> {
-        let taken = self.watch.see(|seen| seen.bytes.len());
+        let taken = self.watch.see(|seen| seen.taken);
         match self.fault {
-            Fault::FailAfter(limit) if taken >= limit => {
+            Fault::FailAfter(limit) | Fault::ForgetUntil(limit) if taken >= limit => {
                 return Err(StorageError::new(StorageErrorKind::Full, "write: no room is left"));
             }
             Fault::StallAfter(limit) if taken >= limit => std::future::pending().await,
             _ => {}
         }
         let mut seen = self.watch.0.lock().unwrap();
-        seen.bytes.extend_from_slice(&bytes);
+        if !matches!(self.fault, Fault::ForgetUntil(_)) {
+            seen.bytes.extend_from_slice(&bytes);
+        }
+        seen.taken += bytes.len();
         seen.largest_piece = seen.largest_piece.max(bytes.len());
         Ok(())
     }
