@@ -7,6 +7,8 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
+use crate::model::failure::{Failure, FailureKind};
+
 /// Longest key accepted, in bytes: S3's limit of 1,024 less room for a prefix.
 pub const MAX_KEY_BYTES: usize = 900;
 const MAX_COMPONENT_BYTES: usize = 230;
@@ -71,6 +73,12 @@ fn fault(text: &str) -> Option<&'static str> {
         _ if component.len() > MAX_COMPONENT_BYTES => Some("a component is longer than 230 bytes"),
         _ => None,
     })
+}
+
+impl From<InvalidKey> for Failure {
+    fn from(error: InvalidKey) -> Self {
+        Self::new(FailureKind::Usage, error.to_string())
+    }
 }
 
 impl TryFrom<String> for ObjectKey {

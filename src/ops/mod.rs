@@ -3,6 +3,10 @@
 //! A verb gets opened doors and plain values, tells events while it works and gives an outcome back. It never prints,
 //! reads configuration or imports another verb; what two verbs share is a step.
 
+pub mod dump;
+pub mod expire;
+pub mod restore;
+
 use std::sync::Arc;
 
 use tokio_util::sync::CancellationToken;

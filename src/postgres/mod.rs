@@ -4,15 +4,25 @@
 //! The surprising thing: what is to be dumped is found and locked before the snapshot is taken, never after.
 
 pub mod connection;
+pub mod coordinator;
+pub mod copy;
+pub mod databases;
+pub mod difference;
 pub mod environment;
 pub mod error;
+mod failure;
+pub mod large_objects;
 mod parameters;
 mod passfile;
+pub mod pg_dump;
+pub mod pg_restore;
 pub mod request;
+pub mod tables;
 mod tls;
 pub mod tools;
 
 pub use connection::{Connection, Host, Session, SslMode};
+pub use coordinator::{Coordinator, DumpScope};
 pub use environment::ChildEnvironment;
 pub use error::{PostgresError, PostgresErrorKind};
 pub use request::ConnectionRequest;

@@ -4,6 +4,8 @@
 
 pub mod bc003;
 pub mod bury;
+pub mod load_dump;
+pub mod prove;
 pub mod read_back;
 pub mod scratch;
 pub mod thaw;

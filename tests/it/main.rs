@@ -12,12 +12,14 @@ mod bc003_data;
 mod bc003_server;
 mod catalog;
 mod child;
+mod dump;
 mod durable;
 #[cfg(feature = "failpoints")]
 mod failpoint;
 mod pipeline_archive;
 mod pipeline_openpgp;
 mod pipeline_store;
+mod restore_table;
 mod retention;
 mod schedule;
 mod scratch;

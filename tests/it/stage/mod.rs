@@ -4,4 +4,5 @@ pub mod objects;
 pub mod s3;
 pub mod s3_fault;
 mod s3_shelf;
+pub mod site;
 pub(crate) mod uploads;

@@ -1,0 +1,4 @@
+-- Whether this role may ask where the write-ahead log stands (managed services refuse it).
+-- Parameters: none. Result: one boolean. Privilege: none. Versions: 14-18.
+SELECT pg_catalog.has_function_privilege('pg_catalog.pg_control_checkpoint()', 'EXECUTE')
+   AND pg_catalog.has_function_privilege('pg_catalog.pg_control_system()', 'EXECUTE')

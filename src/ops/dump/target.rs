@@ -1,0 +1,147 @@
+//! One repository during a dump: the uploads it has taken, what it committed, or why it was left behind.
+
+use bytes::Bytes;
+
+use crate::catalog::{ArtifactName, Repository};
+use crate::host::Complete;
+use crate::host::failpoint::FailPoint;
+use crate::model::digest::Digest;
+use crate::model::failure::{Failure, FailureKind};
+use crate::model::key::ObjectKey;
+use crate::model::manifest::{Encoding, ObjectRecord, ObjectRole, Verification};
+use crate::model::outcome::RepositoryOutcome;
+use crate::ops::dump::draft::Draft;
+use crate::ops::dump::pass;
+use crate::steps::read_back;
+use crate::storage::{PutOptions, Upload};
+
+/// An object that is wholly sent and not yet visible.
+pub(super) struct Pending {
+    pub(super) upload: Box<dyn Upload>,
+    pub(super) proof: Complete,
+    pub(super) record: ObjectRecord,
+}
+
+/// One repository during a dump.
+pub(super) struct Target {
+    pub(super) repository: Repository,
+    storage_class: Option<String>,
+    pending: Vec<Pending>,
+    stored_bytes: u64,
+    error: Option<Failure>,
+}
+
+impl Target {
+    pub(super) fn new(repository: Repository, storage_class: Option<String>) -> Self {
+        Self { repository, storage_class, pending: Vec::new(), stored_bytes: 0, error: None }
+    }
+
+    pub(super) fn is_going(&self) -> bool {
+        self.error.is_none()
+    }
+
+    /// Leaves this repository behind; its uploads abort.
+    pub(super) fn give_up(&mut self, error: Failure) {
+        tracing::warn!(repository = self.repository.name, error = error.full_message(), "left behind");
+        self.pending.clear();
+        self.error = Some(error);
+    }
+
+    /// Begins an object.
+    pub(super) async fn begin(&self, key: &ObjectKey, expected_size: Option<u64>) -> Result<Box<dyn Upload>, Failure> {
+        let options = PutOptions { storage_class: self.storage_class.clone(), expected_size, ..PutOptions::default() };
+        Ok(self.repository.storage.upload(key, &options).await?)
+    }
+
+    /// Holds a sent object until the artifact is committed.
+    pub(super) fn hold(&mut self, pending: Pending) {
+        self.pending.push(pending);
+    }
+
+    /// The class asked for, as the manifest records it.
+    pub(super) fn storage_class(&self) -> Option<String> {
+        self.storage_class.clone().filter(|_| self.repository.storage.features().storage_classes)
+    }
+
+    /// Makes everything visible, manifest last. A failure leaves this repository behind.
+    pub(super) async fn commit(&mut self, name: &ArtifactName, draft: &Draft<'_>) {
+        if self.is_going()
+            && let Err(error) = self.try_commit(name, draft).await
+        {
+            self.give_up(error);
+        }
+    }
+
+    async fn try_commit(&mut self, name: &ArtifactName, draft: &Draft<'_>) -> Result<(), Failure> {
+        let mut objects = Vec::new();
+        for Pending { upload, proof, mut record } in std::mem::take(&mut self.pending) {
+            let stored = upload.commit(proof, record.stored_digest, record.stored_size).await?;
+            record.version = stored.version;
+            objects.push(record);
+            pass(FailPoint::DumpObjectCommitted)?;
+        }
+        objects.push(self.put_checksums(name, &objects).await?);
+        pass(FailPoint::DumpChecksumsPut)?;
+        let level = read_back::read_back(&self.repository, &objects, &draft.setting.events).await?;
+        draft.setting.require_going_on("commit the dump")?;
+        draft.coordinator.require_alive().await?;
+        let now = draft.setting.clock.now();
+        let verification = Verification { level, at: now };
+        let manifest = |place| draft.manifest(place, objects.clone(), verification, now);
+        let committed = self.repository.commit(&name.manifest()?, now, manifest).await?;
+        self.stored_bytes = committed.manifest.stored_size();
+        Ok(())
+    }
+
+    /// The `.sha256` file that `sha256sum -c` reads.
+    async fn put_checksums(&self, name: &ArtifactName, objects: &[ObjectRecord]) -> Result<ObjectRecord, Failure> {
+        let key = name.object(ObjectRole::Checksums, &[])?;
+        let lines = objects.iter().map(|object| format!("{}  {}\n", object.stored_digest, object.key.name()));
+        let body = Bytes::from(lines.collect::<String>());
+        let (size, digest) = (body.len() as u64, Digest::of(&body));
+        let stored = self.repository.storage.put(&key, body, &PutOptions::default()).await?;
+        Ok(ObjectRecord {
+            role: ObjectRole::Checksums,
+            key,
+            version: stored.version,
+            content_size: size,
+            content_digest: digest,
+            stored_size: size,
+            stored_digest: digest,
+            encoding: Vec::<Encoding>::new(),
+            storage_class: None,
+            sse: None,
+        })
+    }
+
+    /// What became of it.
+    pub(super) fn outcome(&self) -> RepositoryOutcome {
+        RepositoryOutcome {
+            repository: self.repository.name.clone(),
+            error: self.error.as_ref().map(Failure::full_message),
+            stored_bytes: self.stored_bytes,
+        }
+    }
+}
+
+/// Errors with the first repository's failure when all of them were left behind.
+pub(super) fn require_one(targets: &mut [Target]) -> Result<(), Failure> {
+    if targets.iter().any(Target::is_going) {
+        return Ok(());
+    }
+    let mut failures =
+        targets.iter_mut().filter_map(|target| target.error.take().map(|error| (&target.repository.name, error)));
+    let Some((name, first)) = failures.next() else {
+        return Err(Failure::new(FailureKind::Usage, "store a dump: no repository is configured")
+            .hint("Add a [repository.NAME] with its url to dbagent.toml."));
+    };
+    let mut message = format!("store the dump in repository {name}: {}", first.full_message());
+    for (name, other) in failures {
+        message.push_str(&format!("; in {name}: {}", other.full_message()));
+    }
+    let failure = Failure::new(first.kind, message);
+    Err(match first.hint {
+        Some(hint) => failure.hint(hint),
+        None => failure,
+    })
+}

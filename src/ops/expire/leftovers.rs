@@ -1,0 +1,103 @@
+//! What dead runs left behind: uploads never finished, objects never committed, numbers taken and never used.
+//!
+//! Only what is older than the grace time, so that a run that may own it is surely over; and only what our own grammar
+//! of names explains. Everything else is somebody else's and stays.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use chrono::{DateTime, TimeDelta, Utc};
+
+use crate::catalog::inventory::Unfinished;
+use crate::catalog::{ArtifactName, CatalogError, Inventory, Repository, names};
+use crate::model::key::ObjectKey;
+use crate::steps::bury;
+use crate::storage;
+
+/// What dead runs left in one repository.
+#[derive(Debug, Default)]
+pub struct Leftovers {
+    /// Uploads begun and not finished.
+    pub uploads: Vec<storage::Unfinished>,
+    /// Objects of artifacts that were never committed, or are buried.
+    pub orphans: Vec<ObjectKey>,
+    /// Commits without manifest.
+    pub commits: Vec<Unfinished>,
+    /// Names that are not ours: reported, never deleted.
+    pub foreign: Vec<String>,
+}
+
+impl Leftovers {
+    /// Looks for what is older than `grace`.
+    pub(super) async fn find(
+        repository: &Repository,
+        inventory: &Inventory,
+        grace: Duration,
+        now: DateTime<Utc>,
+    ) -> Result<Self, CatalogError> {
+        let since = now - TimeDelta::from_std(grace).unwrap_or(TimeDelta::MAX);
+        let mut found = Self::default();
+        let uploads = repository.storage.unfinished().await?;
+        found.uploads = uploads.into_iter().filter(|upload| upload.begun < since).collect();
+        found.commits = inventory.unfinished.iter().filter(|commit| commit.recorded < since).cloned().collect();
+        found.find_orphans(repository, inventory, since).await?;
+        Ok(found)
+    }
+
+    /// Objects whose names are those of an artifact that does not exist. A manifest that was refused still counts as one.
+    async fn find_orphans(
+        &mut self,
+        repository: &Repository,
+        inventory: &Inventory,
+        since: DateTime<Utc>,
+    ) -> Result<(), CatalogError> {
+        let mut standing: BTreeSet<ArtifactName> =
+            inventory.artifacts.iter().map(|artifact| artifact.name.clone()).collect();
+        let mut old = Vec::new();
+        for folder in repository.storage.folders().await? {
+            if !names::may_hold_artifacts(&folder) {
+                continue;
+            }
+            let mut from = None;
+            loop {
+                let page = repository.storage.list(&format!("{folder}/"), from.as_ref()).await?;
+                self.foreign.extend(page.foreign);
+                for object in page.objects {
+                    match ArtifactName::of_manifest(&object.key) {
+                        Some(name) => drop(standing.insert(name)),
+                        None if object.modified < since => old.push(object.key),
+                        None => {}
+                    }
+                }
+                match page.next {
+                    Some(next) => from = Some(next),
+                    None => break,
+                }
+            }
+        }
+        for key in old {
+            match ArtifactName::of_object(&key) {
+                Some(name) if standing.contains(&name) => {}
+                Some(_) => self.orphans.push(key),
+                None => self.foreign.push(key.to_string()),
+            }
+        }
+        Ok(())
+    }
+
+    /// Clears them away. Gives how many there were.
+    pub(super) async fn clear(self, repository: &Repository, now: DateTime<Utc>) -> Result<u64, CatalogError> {
+        let count = self.uploads.len() + self.orphans.len() + self.commits.len();
+        for upload in &self.uploads {
+            repository.storage.abort(upload).await?;
+        }
+        for commit in &self.commits {
+            let reason = "its run never finished";
+            bury::bury_commit(repository, commit.artifact, &commit.manifest, reason, now).await?;
+        }
+        for key in &self.orphans {
+            repository.storage.delete(key, None).await?;
+        }
+        Ok(count as u64)
+    }
+}

@@ -1,0 +1,245 @@
+//! A whole database from a dump, into a new one that takes its name when it is proven.
+//!
+//! Order: schema before data, rows by COPY on several connections, indexes and constraints and triggers after data (a
+//! table's owner cannot silence them), sequences, ANALYZE, proof, and only then the name.
+
+use std::io::Read as _;
+use std::time::Duration;
+
+use crate::host::failpoint::{self, FailPoint};
+use crate::host::{Child, ChildSpec};
+use crate::model::failure::{Failure, FailureKind};
+use crate::model::manifest::{Manifest, ObjectRole};
+use crate::model::table::QualifiedTable;
+use crate::ops::Setting;
+use crate::ops::restore::source::Choice;
+use crate::ops::restore::{Doors, Restored};
+use crate::postgres::{Connection, Session, copy, databases, pg_restore, tables};
+use crate::steps::load_dump::{self, Routing};
+use crate::steps::prove;
+
+/// Where to and how.
+#[derive(Clone, Debug)]
+pub struct DatabaseOptions {
+    /// Name of the database to make; absent takes the name of the one dumped.
+    pub to_database: Option<String>,
+    /// Replace a database of that name.
+    pub replace: bool,
+    /// Leave owners and privileges out.
+    pub no_owner: bool,
+}
+
+/// Restores the database of `choice`.
+pub async fn restore_database(
+    options: &DatabaseOptions,
+    choice: &Choice,
+    doors: &Doors,
+    setting: &Setting,
+) -> Result<Restored, Failure> {
+    let manifest = choice.manifest();
+    let target = options.to_database.clone().unwrap_or_else(|| manifest.source.database.clone());
+    let maintenance = doors.connection.with_database("postgres").connect().await?;
+    let there = require_free(&maintenance, &target, options).await?;
+    note_leftovers(&maintenance, setting).await?;
+    let staging = format!("{}{}", databases::INCOMPLETE, setting.run);
+    let work = Work { options, choice, doors, setting, connection: doors.connection.with_database(&staging) };
+
+    databases::create_like(maintenance.client(), &staging, &manifest.source).await?;
+    let mut restored = match work.fill().await {
+        Ok(restored) => restored,
+        Err(failure) => return Err(clear_away(&maintenance, &staging, failure).await),
+    };
+    setting.require_going_on("give the restored database its name")?;
+    let aside = there.then(|| format!("dbagent_replaced_{}", setting.run));
+    databases::rename(maintenance.client(), &staging, &target, aside.as_deref()).await?;
+    if let Some(aside) = aside {
+        databases::drop(maintenance.client(), &aside).await?;
+    }
+    choice.release().await?;
+    restored.target = target;
+    Ok(restored)
+}
+
+/// Whether a database named `target` is there and is to be replaced.
+async fn require_free(session: &Session, target: &str, options: &DatabaseOptions) -> Result<bool, Failure> {
+    let there = databases::exists(session.client(), target).await?;
+    if there && !options.replace {
+        let message = format!("restore into the database {target}: there is one already");
+        return Err(Failure::new(FailureKind::RefusedForSafety, message)
+            .hint("Name another with --to-database, or replace it with --replace."));
+    }
+    Ok(there)
+}
+
+async fn note_leftovers(session: &Session, setting: &Setting) -> Result<(), Failure> {
+    for name in databases::incomplete(session.client()).await? {
+        setting
+            .events
+            .note(format!("the database {name} was left by a restore that did not end; drop it when none is running"));
+    }
+    Ok(())
+}
+
+/// Drops what a failed restore left; if that fails too, says where it is.
+async fn clear_away(session: &Session, staging: &str, failure: Failure) -> Failure {
+    match databases::drop(session.client(), staging).await {
+        Ok(()) => failure,
+        Err(error) => {
+            let message = format!(
+                "{}; and the incomplete database {staging} could not be dropped: {error}",
+                failure.full_message()
+            );
+            Failure::new(failure.kind, message)
+        }
+    }
+}
+
+struct Work<'a> {
+    options: &'a DatabaseOptions,
+    choice: &'a Choice,
+    doors: &'a Doors,
+    setting: &'a Setting,
+    connection: Connection,
+}
+
+impl Work<'_> {
+    /// Fills the new database and proves it equal.
+    async fn fill(&self) -> Result<Restored, Failure> {
+        let manifest = self.choice.manifest();
+        let mut phases = Phases::begin(self.setting);
+        let schema = self.choice.read(ObjectRole::Schema, self.doors).await?;
+        let schema = SchemaFile::write(&self.doors.scratch_directory, &schema)?;
+        phases.end("fetch the schema");
+        self.pg_restore("pre-data", &schema).await?;
+        phases.end("tables");
+        pass(FailPoint::RestoreBeforeLoad)?;
+        self.load().await?;
+        phases.end("rows");
+        pass(FailPoint::RestoreBeforePostData)?;
+        self.setting.require_going_on("go on with the restore")?;
+        self.pg_restore("post-data", &schema).await?;
+        phases.end("indexes and constraints");
+        self.finish(manifest).await?;
+        phases.end("sequences and statistics");
+        let proofs = prove::prove(self.sessions().await?, &manifest.tables, &self.setting.events).await?;
+        prove::require_equal(&proofs)?;
+        phases.end("proof");
+        Ok(Restored { target: String::new(), proofs, phases: phases.done })
+    }
+
+    async fn pg_restore(&self, section: &str, schema: &SchemaFile) -> Result<(), Failure> {
+        self.setting.events.step(format!("restoring {section}"));
+        let options = pg_restore::Options { section, jobs: self.doors.jobs, no_owner: self.options.no_owner };
+        let environment = self.connection.child_environment()?;
+        let spec =
+            pg_restore::from_file(&self.doors.tools, &environment, self.connection.database(), schema.path(), options);
+        run_child(spec, self.setting).await.map_err(|failure| {
+            failure
+                .hint("If roles are missing, create them first (the .roles.sql object lists them) or add --no-owner.")
+        })
+    }
+
+    async fn load(&self) -> Result<(), Failure> {
+        self.setting.events.step("loading rows");
+        let source = self.choice.open(ObjectRole::Data, self.doors).await?;
+        let sessions = self.sessions().await?;
+        load_dump::load(source, sessions, Box::new(AsDumped), self.setting.events.clone()).await?;
+        Ok(())
+    }
+
+    /// Sequences to their values at the snapshot, and fresh statistics.
+    async fn finish(&self, manifest: &Manifest) -> Result<(), Failure> {
+        self.setting.events.step("setting sequences, gathering statistics");
+        let session = self.connection.connect().await?;
+        for sequence in &manifest.sequences {
+            tables::set_sequence(session.client(), sequence).await?;
+        }
+        Ok(session.batch("ANALYZE").await?)
+    }
+
+    async fn sessions(&self) -> Result<Vec<Session>, Failure> {
+        let encoding = &self.choice.manifest().source.encoding;
+        let mut sessions = Vec::new();
+        for _ in 0..self.doors.jobs.max(1) {
+            sessions.push(copy::connect(&self.connection, encoding).await?);
+        }
+        Ok(sessions)
+    }
+}
+
+/// Runs a client program to its end; asked to stop, it ends the program.
+async fn run_child(spec: ChildSpec, setting: &Setting) -> Result<(), Failure> {
+    let mut child = Child::spawn(&spec)?;
+    let stopper = child.stopper();
+    let running = tokio::task::spawn_blocking(move || {
+        let mut said = Vec::new();
+        child.read_to_end(&mut said)
+    });
+    let mut running = std::pin::pin!(running);
+    let ended = tokio::select! {
+        ended = &mut running => ended,
+        () = setting.stop.cancelled() => {
+            stopper.stop();
+            running.await
+        }
+    };
+    let failed = |error: Box<dyn std::error::Error + Send + Sync>| Failure::new(FailureKind::Failed, error.to_string());
+    ended.map_err(|error| failed(error.into()))?.map_err(|error| failed(error.into()))?;
+    Ok(())
+}
+
+/// Every table goes where the archive says.
+struct AsDumped;
+
+impl Routing for AsDumped {
+    fn copy_statement(&self, _: &QualifiedTable, statement: &str) -> Option<String> {
+        Some(statement.trim_end().trim_end_matches(';').to_owned())
+    }
+}
+
+/// The schema archive (no rows) on disk for pg_restore, which cannot work in parallel from a pipe. Gone when dropped.
+struct SchemaFile {
+    file: tempfile::NamedTempFile,
+}
+
+impl SchemaFile {
+    fn write(directory: &std::path::Path, bytes: &[u8]) -> Result<Self, Failure> {
+        use std::io::Write as _;
+        let failed = |error: std::io::Error| {
+            let message = format!("keep the schema archive in {}", directory.display());
+            Failure::new(FailureKind::Failed, message)
+                .because(error)
+                .hint("Set [restore] scratch_directory to one with room.")
+        };
+        let mut file = tempfile::Builder::new().prefix("dbagent-schema-").tempfile_in(directory).map_err(failed)?;
+        file.write_all(bytes).map_err(failed)?;
+        Ok(Self { file })
+    }
+
+    fn path(&self) -> &std::path::Path {
+        self.file.path()
+    }
+}
+
+/// How long each phase took.
+struct Phases<'a> {
+    setting: &'a Setting,
+    since: Duration,
+    done: Vec<(&'static str, f64)>,
+}
+
+impl<'a> Phases<'a> {
+    fn begin(setting: &'a Setting) -> Self {
+        Self { setting, since: setting.clock.monotonic(), done: Vec::new() }
+    }
+
+    fn end(&mut self, phase: &'static str) {
+        let now = self.setting.clock.monotonic();
+        self.done.push((phase, (now - self.since).as_secs_f64()));
+        self.since = now;
+    }
+}
+
+fn pass(point: FailPoint) -> Result<(), Failure> {
+    failpoint::reach(point).map_err(|error| Failure::new(FailureKind::Failed, "pass a fail point").because(error))
+}

@@ -1,0 +1,159 @@
+//! Where a restore reads from: the backup that was meant, in the first repository whose copy is whole.
+
+use std::io::Read as _;
+
+use crate::catalog::{Artifact, Inventory, Repository, Unsigned};
+use crate::host::Source;
+use crate::model::failure::{Failure, FailureKind};
+use crate::model::key::ObjectKey;
+use crate::model::manifest::{Manifest, ObjectRecord, ObjectRole};
+use crate::model::table::TableName;
+use crate::model::verb::Verb;
+use crate::ops::Setting;
+use crate::ops::restore::{Doors, Wanted};
+use crate::pipeline::fetch;
+use crate::steps::{read_back, thaw};
+
+/// One verified copy of the backup that was meant.
+#[derive(Debug)]
+pub struct Choice {
+    /// The artifact.
+    pub artifact: Artifact,
+    /// The repository whose copy is read.
+    pub repository: Repository,
+    /// The lease on it, where one could be taken.
+    lease: Option<ObjectKey>,
+}
+
+/// Finds what `wanted` means, verifies a copy whole, and leases it.
+pub async fn choose(wanted: &Wanted, doors: &Doors, setting: &Setting) -> Result<Choice, Failure> {
+    let artifacts = candidates(wanted, doors, setting).await?;
+    let copies = wanted.selector.choose(&artifacts)?;
+    let mut failures = Vec::new();
+    for artifact in copies {
+        let Some(repository) = doors.repositories.iter().find(|each| each.name == artifact.repository) else {
+            continue;
+        };
+        match verify(artifact, repository, setting).await {
+            Ok(lease) => return Ok(Choice { artifact: artifact.clone(), repository: repository.clone(), lease }),
+            Err(error) => {
+                let place = repository.storage.place();
+                setting.events.note(format!("cannot use the copy in {place}: {}", error.full_message()));
+                failures.push(error);
+            }
+        }
+    }
+    Err(failures
+        .pop()
+        .unwrap_or_else(|| Failure::new(FailureKind::NothingMatches, "find a repository that holds this backup")))
+}
+
+/// Every dump that fits, oldest first. A repository that cannot be read does not hide the others.
+async fn candidates(wanted: &Wanted, doors: &Doors, setting: &Setting) -> Result<Vec<Artifact>, Failure> {
+    let unsigned = if wanted.accept_unsigned { Unsigned::Accept } else { Unsigned::Refuse };
+    let (mut artifacts, mut failures) = (Vec::new(), Vec::new());
+    for repository in &doors.repositories {
+        match Inventory::read(repository, unsigned, setting.clock.now()).await {
+            Ok(inventory) => {
+                if let (Some(reason), Unsigned::Refuse) = (&inventory.broken_log, unsigned) {
+                    failures.push(rolled_back(repository, reason));
+                    continue;
+                }
+                artifacts.extend(inventory.artifacts.into_iter().filter(|artifact| fits(wanted, &artifact.manifest)));
+            }
+            Err(error) => failures.push(error.into()),
+        }
+    }
+    for failure in &failures {
+        setting.events.note(format!("left out: {}", failure.full_message()));
+    }
+    match (artifacts.is_empty(), failures.pop()) {
+        (true, Some(failure)) => Err(failure),
+        _ => Ok(artifacts),
+    }
+}
+
+fn rolled_back(repository: &Repository, reason: &str) -> Failure {
+    Failure::new(FailureKind::Integrity, format!("trust repository {}: {reason}", repository.name))
+        .hint("Restore from another repository with --repository, or add --accept-unsigned if you know why.")
+}
+
+fn fits(wanted: &Wanted, manifest: &Manifest) -> bool {
+    manifest.verb == Verb::Dump
+        && wanted.until.is_none_or(|until| manifest.started <= until)
+        && wanted.database.as_ref().is_none_or(|database| manifest.source.database == *database)
+        && wanted.table.as_ref().is_none_or(|table| covers(manifest, table))
+}
+
+fn covers(manifest: &Manifest, table: &TableName) -> bool {
+    manifest.tables.iter().any(|record| {
+        record.table.name == table.name && table.schema.as_ref().is_none_or(|schema| record.table.schema == *schema)
+    })
+}
+
+async fn verify(artifact: &Artifact, repository: &Repository, setting: &Setting) -> Result<Option<ObjectKey>, Failure> {
+    if let Some(damage) = &artifact.damaged {
+        let message = format!("use {} in repository {}: {damage}", artifact.name, repository.name);
+        return Err(Failure::new(FailureKind::Integrity, message));
+    }
+    let now = setting.clock.now();
+    let lease = match repository.lease(artifact.manifest.id, setting.run, now).await {
+        Ok(lease) => Some(lease),
+        Err(error) => {
+            setting
+                .events
+                .note(format!("no lease on the backup, so that an expiry could delete it meanwhile: {error}"));
+            None
+        }
+    };
+    thaw::thaw(repository, artifact, setting.clock.as_ref(), &setting.events, &setting.stop).await?;
+    setting.events.step(format!("verifying {} in {}", artifact.name, repository.storage.place()));
+    read_back::read_back(repository, &artifact.manifest.objects, &setting.events).await?;
+    Ok(lease)
+}
+
+impl Choice {
+    /// The manifest.
+    pub fn manifest(&self) -> &Manifest {
+        &self.artifact.manifest
+    }
+
+    /// The decrypted, decompressed content of the object with `role`; its end is good only if every digest agrees.
+    pub(super) async fn open(&self, role: ObjectRole, doors: &Doors) -> Result<Box<dyn Source>, Failure> {
+        let object = self.object(role)?;
+        let download = self.repository.storage.get(&object.key, object.version.as_deref(), None).await?;
+        Ok(fetch::open(download, object, doors.keys.as_ref()).await?)
+    }
+
+    /// The whole content of a small object.
+    pub(super) async fn read(&self, role: ObjectRole, doors: &Doors) -> Result<Vec<u8>, Failure> {
+        let mut source = self.open(role, doors).await?;
+        let broken = |error: Box<dyn std::error::Error + Send + Sync>| {
+            Failure::new(FailureKind::Integrity, "read the schema of the backup").because(error)
+        };
+        let read = tokio::task::spawn_blocking(move || {
+            let mut bytes = Vec::new();
+            source.read_to_end(&mut bytes).map_err(|error| broken(error.into()))?;
+            source.finish().map_err(|error| broken(error.into()))?;
+            Ok(bytes)
+        });
+        read.await.map_err(|error| Failure::new(FailureKind::Failed, "read the schema of the backup").because(error))?
+    }
+
+    fn object(&self, role: ObjectRole) -> Result<&ObjectRecord, Failure> {
+        self.manifest().object(role).ok_or_else(|| {
+            Failure::new(
+                FailureKind::Integrity,
+                format!("use {}: it has no object of the kind {role:?}", self.artifact.name),
+            )
+        })
+    }
+
+    /// Gives the lease back.
+    pub(super) async fn release(&self) -> Result<(), Failure> {
+        match &self.lease {
+            Some(lease) => Ok(self.repository.end_lease(lease).await?),
+            None => Ok(()),
+        }
+    }
+}

@@ -1,0 +1,266 @@
+//! One table from a dump: beside the one that is there, merged into it, or made equal to the backup.
+//!
+//! Beside touches nothing else. Merge and replace load the rows into a temporary table and apply exactly the difference
+//! in one transaction under the table's lock, proven before it commits. Nothing is ever cascaded.
+
+use std::collections::BTreeSet;
+
+use crate::model::digest::TableSum;
+use crate::model::failure::{Failure, FailureKind};
+use crate::model::manifest::{ObjectRole, TableRecord};
+use crate::model::table::{QualifiedTable, TableName};
+use crate::ops::Setting;
+use crate::ops::restore::source::Choice;
+use crate::ops::restore::{Doors, Restored, leaves};
+use crate::postgres::difference::{Counts, Difference, Referenced};
+use crate::postgres::{Session, copy, tables};
+use crate::steps::load_dump::{self, Routing};
+use crate::steps::prove::{self, Proof};
+
+/// What becomes of rows that are there.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum TableMode {
+    /// Nothing: the rows go into a new table of this name, or of `NAME_restored`.
+    Beside(Option<TableName>),
+    /// Missing rows are inserted and differing ones updated; none is deleted.
+    Merge,
+    /// Missing rows are inserted, differing ones updated, others deleted.
+    Replace,
+}
+
+/// Which table and how.
+#[derive(Clone, Debug)]
+pub struct TableOptions {
+    /// The table, as it was named when it was dumped.
+    pub table: TableName,
+    /// What becomes of rows that are there.
+    pub mode: TableMode,
+    /// Count only; change nothing.
+    pub plan_only: bool,
+    /// Longest wait for the table's lock.
+    pub lock_timeout: std::time::Duration,
+    /// Rebuild the indexes afterwards.
+    pub reindex: bool,
+}
+
+/// What a merge or a replacement would do.
+#[derive(Clone, Debug)]
+pub struct TablePlan {
+    /// The table.
+    pub table: QualifiedTable,
+    /// Rows to insert, update and (replace only) delete.
+    pub counts: Counts,
+}
+
+/// What came of it: counts alone, or a proven restore.
+pub type TableResult = (Option<TablePlan>, Option<Restored>);
+
+/// Restores one table of `choice` into the database `connection` points at.
+pub async fn restore_table(
+    options: &TableOptions,
+    choice: &Choice,
+    doors: &Doors,
+    setting: &Setting,
+) -> Result<TableResult, Failure> {
+    let records = &choice.manifest().tables;
+    let table = find(&options.table, records)?;
+    let work = Work { options, choice, doors, setting, records: leaves(records, &table), table };
+    let result = match &options.mode {
+        TableMode::Beside(name) => (None, Some(work.beside(name.as_ref()).await?)),
+        TableMode::Merge | TableMode::Replace => work.difference().await?,
+    };
+    choice.release().await?;
+    Ok(result)
+}
+
+fn find(name: &TableName, records: &[TableRecord]) -> Result<QualifiedTable, Failure> {
+    let fits = |record: &&TableRecord| {
+        record.table.name == name.name && name.schema.as_ref().is_none_or(|schema| record.table.schema == *schema)
+    };
+    let found: Vec<_> = records.iter().filter(fits).map(|record| record.table.clone()).collect();
+    match found.as_slice() {
+        [table] => Ok(table.clone()),
+        [] => Err(Failure::new(FailureKind::NothingMatches, format!("find the table {name} in the backup"))
+            .hint("`dbagent backup show` lists its tables.")),
+        _ => Err(Failure::new(FailureKind::Usage, format!("choose a table: several schemas have a {name}"))
+            .hint("Write SCHEMA.TABLE.")),
+    }
+}
+
+struct Work<'a> {
+    options: &'a TableOptions,
+    choice: &'a Choice,
+    doors: &'a Doors,
+    setting: &'a Setting,
+    table: QualifiedTable,
+    records: Vec<&'a TableRecord>,
+}
+
+impl Work<'_> {
+    async fn beside(&self, name: Option<&TableName>) -> Result<Restored, Failure> {
+        let target = self.new_name(name);
+        let session = self.session().await?;
+        if tables::exists(session.client(), &target).await? {
+            let message = format!("restore into the table {target}: there is one already");
+            return Err(Failure::new(FailureKind::RefusedForSafety, message).hint("Name another with --as."));
+        }
+        if !tables::exists(session.client(), &self.table).await? {
+            let message =
+                format!("restore the table {} beside: the table itself is gone, and with it its form", self.table);
+            return Err(Failure::new(FailureKind::NothingMatches, message).hint(
+                "Restore the whole database beside with --database and --to-database, and take the table from there.",
+            ));
+        }
+        tables::create_like(session.client(), &target, &self.table).await?;
+        let proofs = match self.fill_beside(&target, session).await {
+            Ok(proofs) => proofs,
+            Err(failure) => {
+                let session = self.session().await?;
+                tables::drop(session.client(), &target).await?;
+                return Err(failure);
+            }
+        };
+        Ok(Restored { target: target.to_string(), proofs, phases: Vec::new() })
+    }
+
+    fn new_name(&self, name: Option<&TableName>) -> QualifiedTable {
+        match name {
+            None => QualifiedTable::new(self.table.schema.clone(), format!("{}_restored", self.table.name)),
+            Some(name) => {
+                let schema = name.schema.clone().unwrap_or_else(|| self.table.schema.clone());
+                QualifiedTable::new(schema, name.name.clone())
+            }
+        }
+    }
+
+    async fn fill_beside(&self, target: &QualifiedTable, session: Session) -> Result<Vec<Proof>, Failure> {
+        let (columns, expected) = self.expected()?;
+        let statement = format!("COPY {} ({}) FROM STDIN", target.quoted(), tables::column_list(&columns));
+        self.load(vec![session], statement).await?;
+        let session = self.session().await?;
+        tables::analyze(session.client(), target, self.options.reindex).await?;
+        let found = copy::sum_tree(&session, target, &columns).await?;
+        let proofs = vec![Proof { table: self.table.clone(), expected, found }];
+        prove::require_equal(&proofs)?;
+        Ok(proofs)
+    }
+
+    /// Columns of the rows and what they add up to, over all leaves.
+    fn expected(&self) -> Result<(Vec<String>, TableSum), Failure> {
+        let mut sum = TableSum::default();
+        let mut columns: Option<&Vec<String>> = None;
+        for record in &self.records {
+            if columns.is_some_and(|columns| *columns != record.columns) {
+                let message =
+                    format!("restore {} alone: its partitions have their columns in different orders", self.table);
+                return Err(Failure::new(FailureKind::Failed, message)
+                    .hint("Restore its partitions one by one, or the whole database."));
+            }
+            columns = Some(&record.columns);
+            sum.merge(&record.content.unwrap_or_default());
+        }
+        Ok((columns.cloned().unwrap_or_default(), sum))
+    }
+
+    async fn load(&self, sessions: Vec<Session>, statement: String) -> Result<Vec<Session>, Failure> {
+        self.setting.events.step(format!("loading {}", self.table));
+        let source = self.choice.open(ObjectRole::Data, self.doors).await?;
+        let wanted = self.records.iter().map(|record| record.table.clone()).collect();
+        let routing = Box::new(Into { statement, wanted });
+        load_dump::load(source, sessions, routing, self.setting.events.clone()).await
+    }
+
+    async fn session(&self) -> Result<Session, Failure> {
+        Ok(copy::connect(&self.doors.connection, &self.choice.manifest().source.encoding).await?)
+    }
+
+    /// Merge and replace.
+    async fn difference(&self) -> Result<TableResult, Failure> {
+        let (columns, expected) = self.expected()?;
+        let session = self.session().await?;
+        let client = session.client();
+        tables::require_columns(client, &self.table, &columns).await?;
+        let difference = Difference::begin(client, &self.table, &columns).await?;
+        let sessions = self.load(vec![session], Difference::copy_statement(&columns)).await?;
+        let Some(session) = sessions.into_iter().next() else {
+            return Err(Failure::new(FailureKind::Failed, "keep the session that holds the rows"));
+        };
+        difference.index(session.client()).await?;
+        let begin = format!(
+            "BEGIN; SET LOCAL lock_timeout = {}; LOCK TABLE {} IN SHARE ROW EXCLUSIVE MODE",
+            self.options.lock_timeout.as_millis(),
+            self.table.quoted()
+        );
+        session.batch(&begin).await?;
+        let counts = difference.count(session.client()).await?;
+        let plan = TablePlan { table: self.table.clone(), counts };
+        if self.options.plan_only {
+            session.batch("ROLLBACK").await?;
+            return Ok((Some(plan), None));
+        }
+        let proof = self.apply(&difference, &session, &columns, expected).await?;
+        self.setting.require_going_on("commit the restored table")?;
+        session.batch("COMMIT").await?;
+        tables::analyze(session.client(), &self.table, self.options.reindex).await?;
+        Ok((Some(plan), Some(Restored { target: self.table.to_string(), proofs: vec![proof], phases: Vec::new() })))
+    }
+
+    /// Applies the difference and proves the result, all before the commit.
+    async fn apply(
+        &self,
+        difference: &Difference,
+        session: &Session,
+        columns: &[String],
+        expected: TableSum,
+    ) -> Result<Proof, Failure> {
+        let client = session.client();
+        let replace = self.options.mode == TableMode::Replace;
+        self.setting.events.step(format!("applying the difference to {}", self.table));
+        if replace {
+            refuse_referenced(&self.table, &difference.referenced(client).await?)?;
+        }
+        difference.silence_triggers(client, true).await?;
+        if replace {
+            difference.delete_extra(client).await?;
+        }
+        difference.update_differing(client).await?;
+        difference.insert_missing(client).await?;
+        difference.silence_triggers(client, false).await?;
+        let left = difference.count(client).await?;
+        if left.missing + left.differing > 0 || (replace && left.extra > 0) {
+            let message = format!("make {} equal to the backup: {left:?} is left; nothing was changed", self.table);
+            return Err(Failure::new(FailureKind::Integrity, message));
+        }
+        let found = copy::sum_tree(session, &self.table, columns).await?;
+        let proof = Proof { table: self.table.clone(), expected, found };
+        if replace {
+            prove::require_equal(std::slice::from_ref(&proof))?;
+        }
+        Ok(proof)
+    }
+}
+
+/// All rows go through one statement, wherever they were.
+struct Into {
+    statement: String,
+    wanted: BTreeSet<QualifiedTable>,
+}
+
+impl Routing for Into {
+    fn copy_statement(&self, table: &QualifiedTable, _: &str) -> Option<String> {
+        self.wanted.contains(table).then(|| self.statement.clone())
+    }
+}
+
+fn refuse_referenced(table: &QualifiedTable, referenced: &[Referenced]) -> Result<(), Failure> {
+    if referenced.is_empty() {
+        return Ok(());
+    }
+    let list = referenced
+        .iter()
+        .map(|each| format!("{} refers to {} rows: {}", each.constraint, each.rows, each.keys.join(" ")));
+    let list: Vec<String> = list.collect();
+    let message = format!("make {table} equal to the backup: rows that must go are referred to ({})", list.join("; "));
+    Err(Failure::new(FailureKind::RefusedForSafety, message)
+        .hint("Nothing was changed. Restore or remove the referring rows first, or use --mode merge."))
+}

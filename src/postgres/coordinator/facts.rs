@@ -1,0 +1,159 @@
+//! What the catalog says of the covered tables, and everything in it that would make a dump less than whole.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use tokio_postgres::Client;
+
+use crate::model::digest::{Digest, Hasher};
+use crate::model::lsn::{SystemId, Timeline};
+use crate::model::manifest::{DatabaseLocale, SequenceRecord, SourceRecord};
+use crate::model::table::{QualifiedTable, quote_identifier};
+use crate::postgres::coordinator::CoveredTable;
+use crate::postgres::coordinator::scope::Covered;
+use crate::postgres::error::{PostgresError, PostgresErrorKind};
+
+/// Something that keeps a dump from being whole, with its cure.
+pub(super) struct Fault {
+    what: String,
+    cure: String,
+}
+
+/// Errors with every fault, if there are any.
+pub(super) fn require_none(faults: Vec<Fault>) -> Result<(), PostgresError> {
+    if faults.is_empty() {
+        return Ok(());
+    }
+    let (what, cures): (Vec<String>, BTreeSet<String>) =
+        faults.into_iter().map(|fault| (fault.what, fault.cure)).unzip();
+    let cures: Vec<String> = cures.into_iter().collect();
+    Err(PostgresError::new(PostgresErrorKind::Permission, format!("dump every row: {}", what.join("; ")))
+        .hint(format!("As the owner or a superuser: {}", cures.join(" "))))
+}
+
+pub(super) async fn source(client: &Client) -> Result<SourceRecord, PostgresError> {
+    let row = client.query_one(include_str!("../../../sql/dump/source.sql"), &[]).await?;
+    let mut source = SourceRecord {
+        system_identifier: None,
+        timeline: None,
+        database: row.get(0),
+        database_oid: row.get(1),
+        server_version: row.get(5),
+        encoding: row.get(2),
+        locale: Some(DatabaseLocale { collate: row.get(3), ctype: row.get(4) }),
+        tools: Vec::new(),
+        snapshot: None,
+        lsn: None,
+    };
+    let readable = client.query_one(include_str!("../../../sql/dump/position_is_readable.sql"), &[]).await?;
+    if readable.get(0) {
+        let row = client.query_one(include_str!("../../../sql/dump/position.sql"), &[]).await?;
+        let (lsn, timeline, system): (Option<String>, Option<i32>, Option<String>) =
+            (row.get(0), row.get(1), row.get(2));
+        source.lsn = lsn.and_then(|lsn| lsn.parse().ok());
+        source.timeline = timeline.and_then(|timeline| u32::try_from(timeline).ok()).map(Timeline);
+        source.system_identifier = system.and_then(|system| SystemId::try_from(system).ok());
+    }
+    Ok(source)
+}
+
+/// Errors with every table that cannot be read whole; asked before the locks, which need the same rights.
+pub(super) async fn require_readable(client: &Client, covered: &[Covered]) -> Result<(), PostgresError> {
+    let role: String = client.query_one("SELECT CURRENT_USER::pg_catalog.text", &[]).await?.get(0);
+    let oids: Vec<u32> = covered.iter().map(|covered| covered.oid).collect();
+    let rows = client.query(include_str!("../../../sql/dump/table_facts.sql"), &[&oids]).await?;
+    let mut faults = Vec::new();
+    for row in rows {
+        let oid: u32 = row.get(0);
+        if let Some(covered) = covered.iter().find(|covered| covered.oid == oid) {
+            faults.extend(faults_of(&covered.table, row.get(7), row.get(8), &role));
+        }
+    }
+    require_none(faults)
+}
+
+pub(super) async fn tables(
+    client: &Client,
+    covered: Vec<Covered>,
+    source: &SourceRecord,
+) -> Result<Vec<CoveredTable>, PostgresError> {
+    let oids: Vec<u32> = covered.iter().map(|covered| covered.oid).collect();
+    let rows = client.query(include_str!("../../../sql/dump/table_facts.sql"), &[&oids]).await?;
+    let by_oid: BTreeMap<u32, _> = rows.iter().map(|row| (row.get::<_, u32>(0), row)).collect();
+    let mut tables = Vec::new();
+    for Covered { oid, table, is_partitioned } in covered {
+        let Some(row) = by_oid.get(&oid) else {
+            let message = format!("look at {table} of {}: it is gone", source.database);
+            return Err(PostgresError::new(PostgresErrorKind::MissingObject, message));
+        };
+        let parent: (Option<String>, Option<String>) = (row.get(2), row.get(3));
+        tables.push(CoveredTable {
+            is_partitioned,
+            partition_of: parent.0.zip(parent.1).map(|(schema, name)| QualifiedTable { schema, name }),
+            oid,
+            columns: row.get(4),
+            estimated_bytes: u64::try_from(row.get::<_, i64>(5)).unwrap_or_default(),
+            estimated_rows: u64::try_from(row.get::<_, i64>(6)).unwrap_or_default(),
+            table,
+        });
+    }
+    Ok(tables)
+}
+
+fn faults_of(table: &QualifiedTable, readable: bool, rls_active: bool, role: &str) -> Vec<Fault> {
+    let (quoted, role) = (table.quoted(), quote_identifier(role));
+    let mut faults = Vec::new();
+    if !readable {
+        let cure = format!("GRANT SELECT ON {quoted} TO {role};");
+        faults.push(Fault { what: format!("no right to read {table}"), cure });
+    }
+    if rls_active {
+        let cure = format!("ALTER ROLE {role} BYPASSRLS;");
+        faults.push(Fault { what: format!("row-level security hides rows of {table}"), cure });
+    }
+    faults
+}
+
+/// How many large objects there are and how many of them this role cannot read.
+pub(super) async fn large_objects(client: &Client) -> Result<(u64, u64), PostgresError> {
+    let row = client.query_one(include_str!("../../../sql/dump/large_objects.sql"), &[]).await?;
+    let count = |at: usize| u64::try_from(row.get::<_, i64>(at)).unwrap_or_default();
+    Ok((count(0), count(1)))
+}
+
+pub(super) fn unreadable_large_objects(count: u64) -> Fault {
+    Fault {
+        what: format!("{count} large objects cannot be read"),
+        cure: "GRANT SELECT ON LARGE OBJECT … (or leave them out: large_objects = false in the job).".to_owned(),
+    }
+}
+
+pub(super) async fn sequences(
+    client: &Client,
+    tables: &[CoveredTable],
+) -> Result<(Vec<SequenceRecord>, Vec<Fault>), PostgresError> {
+    let schemas: BTreeSet<&str> = tables.iter().map(|covered| covered.table.schema.as_str()).collect();
+    let schemas: Vec<&str> = schemas.into_iter().collect();
+    let (mut sequences, mut faults) = (Vec::new(), Vec::new());
+    for row in client.query(include_str!("../../../sql/dump/sequences.sql"), &[&schemas]).await? {
+        let sequence = QualifiedTable { schema: row.get(0), name: row.get(1) };
+        let quoted = sequence.quoted();
+        if !row.get::<_, bool>(2) {
+            let cure = format!("GRANT SELECT ON SEQUENCE {quoted} TO CURRENT_USER;");
+            faults.push(Fault { what: format!("no right to read the sequence {sequence}"), cure });
+            continue;
+        }
+        let value = client.query_one(&format!("SELECT last_value, is_called FROM {quoted}"), &[]).await?;
+        sequences.push(SequenceRecord { sequence, last_value: value.get(0), is_called: value.get(1) });
+    }
+    Ok((sequences, faults))
+}
+
+pub(super) async fn fingerprint(client: &Client, tables: &[CoveredTable]) -> Result<Digest, PostgresError> {
+    let oids: Vec<u32> = tables.iter().map(|covered| covered.oid).collect();
+    let mut hasher = Hasher::default();
+    for row in client.query(include_str!("../../../sql/dump/schema_fingerprint.sql"), &[&oids]).await? {
+        hasher.update(row.get::<_, String>(0).as_bytes());
+        hasher.update(b"\n");
+    }
+    Ok(hasher.finish())
+}

@@ -1,0 +1,77 @@
+//! COPY in both directions, with the settings under which row text is the same on every server.
+//!
+//! The settings are those pg_dump uses (PostgreSQL, src/bin/pg_dump/pg_dump.c, setup_connection), so that a row read here
+//! has the bytes it has in a dump.
+
+use bytes::Bytes;
+use futures_util::{SinkExt as _, TryStreamExt as _};
+use tokio_postgres::CopyInSink;
+
+use crate::model::digest::TableSum;
+use crate::model::table::QualifiedTable;
+use crate::postgres::connection::{Connection, Session};
+use crate::postgres::databases::literal;
+use crate::postgres::error::PostgresError;
+use crate::postgres::tables::column_list;
+
+/// A session whose COPY text is that of a dump in `encoding`.
+pub async fn connect(connection: &Connection, encoding: &str) -> Result<Session, PostgresError> {
+    let session = connection.connect().await?;
+    let settings = format!(
+        "SET client_encoding = {}; SET datestyle = 'ISO'; SET intervalstyle = 'postgres'; SET extra_float_digits = 3; \
+         SET bytea_output = 'hex'; SET row_security = off; SET statement_timeout = 0; SET lock_timeout = 0; \
+         SET synchronous_commit = off",
+        literal(encoding)
+    );
+    session.client().batch_execute(&settings).await?;
+    Ok(session)
+}
+
+/// What the rows of `table` itself add up to, reading `columns`. Partitions of it are not its own rows.
+pub async fn sum_table(
+    session: &Session,
+    table: &QualifiedTable,
+    columns: &[String],
+) -> Result<TableSum, PostgresError> {
+    sum(session, &format!("COPY {} ({}) TO STDOUT", table.quoted(), column_list(columns))).await
+}
+
+/// What the rows of `table` and of everything below it add up to, reading `columns`.
+pub async fn sum_tree(
+    session: &Session,
+    table: &QualifiedTable,
+    columns: &[String],
+) -> Result<TableSum, PostgresError> {
+    sum(session, &format!("COPY (SELECT {} FROM {}) TO STDOUT", column_list(columns), table.quoted())).await
+}
+
+/// The server sends one message a row (PostgreSQL manual, "COPY Operations").
+async fn sum(session: &Session, statement: &str) -> Result<TableSum, PostgresError> {
+    let rows = session.client().copy_out(statement).await?;
+    let mut rows = std::pin::pin!(rows);
+    let mut sum = TableSum::default();
+    while let Some(row) = rows.try_next().await? {
+        sum.add_row(row.strip_suffix(b"\n").unwrap_or(&row));
+    }
+    Ok(sum)
+}
+
+/// Rows on their way into a table. Dropping it ends the COPY without keeping any.
+pub struct CopySink(std::pin::Pin<Box<CopyInSink<Bytes>>>);
+
+/// Begins the COPY `statement`.
+pub async fn copy_in(session: &Session, statement: &str) -> Result<CopySink, PostgresError> {
+    Ok(CopySink(Box::pin(session.client().copy_in(statement).await?)))
+}
+
+impl CopySink {
+    /// Sends COPY text, cut anywhere.
+    pub async fn write(&mut self, rows: Bytes) -> Result<(), PostgresError> {
+        Ok(self.0.send(rows).await?)
+    }
+
+    /// Ends the COPY and gives the number of rows it kept.
+    pub async fn finish(mut self) -> Result<u64, PostgresError> {
+        Ok(self.0.as_mut().finish().await?)
+    }
+}

@@ -1,0 +1,64 @@
+//! Single tables: is one there, make one like it, are its columns those expected, refresh its statistics.
+
+use tokio_postgres::Client;
+use tokio_postgres::types::ToSql;
+
+use crate::model::manifest::SequenceRecord;
+use crate::model::table::{QualifiedTable, quote_identifier};
+use crate::postgres::error::{PostgresError, PostgresErrorKind};
+
+/// Whether `table` exists, of whatever kind.
+pub async fn exists(client: &Client, table: &QualifiedTable) -> Result<bool, PostgresError> {
+    let row =
+        client.query_one("SELECT pg_catalog.to_regclass($1::pg_catalog.text) IS NOT NULL", &[&table.quoted()]).await?;
+    Ok(row.get(0))
+}
+
+/// Makes the empty table `name` with the columns, defaults, checks and indexes of `like`, without its triggers and
+/// foreign keys.
+pub async fn create_like(client: &Client, name: &QualifiedTable, like: &QualifiedTable) -> Result<(), PostgresError> {
+    let statement = format!("CREATE TABLE {} (LIKE {} INCLUDING ALL)", name.quoted(), like.quoted());
+    Ok(client.batch_execute(&statement).await?)
+}
+
+/// Drops `table` if it is there. Never cascades.
+pub async fn drop(client: &Client, table: &QualifiedTable) -> Result<(), PostgresError> {
+    Ok(client.batch_execute(&format!("DROP TABLE IF EXISTS {}", table.quoted())).await?)
+}
+
+/// Errors unless `table` has every column of `columns`, and no other that COPY would list.
+pub async fn require_columns(client: &Client, table: &QualifiedTable, columns: &[String]) -> Result<(), PostgresError> {
+    let rows = client.query(include_str!("../../sql/table/columns.sql"), &[&table.quoted()]).await?;
+    let has: Vec<String> = rows.iter().map(|row| row.get(0)).collect();
+    let lacks = columns.iter().filter(|column| !has.contains(column)).cloned();
+    let extra = has.iter().filter(|column| !columns.contains(column)).cloned();
+    let different: Vec<String> =
+        lacks.map(|name| format!("{name} is gone")).chain(extra.map(|name| format!("{name} is new"))).collect();
+    if different.is_empty() {
+        return Ok(());
+    }
+    let message = format!("match the columns of {table} with the backup's: {}", different.join(", "));
+    Err(PostgresError::new(PostgresErrorKind::Other, message)
+        .hint("The table was altered since the backup. Restore the database beside and copy what you need."))
+}
+
+/// Gathers statistics, and rebuilds the indexes first if asked.
+pub async fn analyze(client: &Client, table: &QualifiedTable, reindex: bool) -> Result<(), PostgresError> {
+    let quoted = table.quoted();
+    if reindex {
+        client.batch_execute(&format!("REINDEX TABLE {quoted}")).await?;
+    }
+    Ok(client.batch_execute(&format!("ANALYZE {quoted}")).await?)
+}
+
+/// Sets a sequence to its recorded value.
+pub async fn set_sequence(client: &Client, record: &SequenceRecord) -> Result<(), PostgresError> {
+    let parameters: [&(dyn ToSql + Sync); 3] = [&record.sequence.quoted(), &record.last_value, &record.is_called];
+    client.query_one(include_str!("../../sql/table/set_sequence.sql"), &parameters).await?;
+    Ok(())
+}
+
+/// Columns as an SQL list.
+pub fn column_list(columns: &[String]) -> String {
+    columns.iter().map(|column| quote_identifier(column)).collect::<Vec<_>>().join(", ")
+}

@@ -1,0 +1,261 @@
+//! Loads the rows of a dump into tables: one reading of the archive, COPY on several connections at once.
+//!
+//! The archive is never on disk. Rows are cut into blocks at line ends and dealt out to the connections in turn, so that
+//! one large table is loaded by all of them. The order of rows inside a table is not kept; their sum proves them.
+
+use std::sync::Arc;
+
+use bytes::{Bytes, BytesMut};
+use tokio::sync::mpsc;
+use tokio::task::JoinHandle;
+
+use crate::host::Source;
+use crate::host::failpoint::{self, FailPoint};
+use crate::model::event::{Event, Events};
+use crate::model::failure::{Failure, FailureKind};
+use crate::model::table::QualifiedTable;
+use crate::pipeline::archive::{ArchiveReader, ArchiveTable, Event as ArchiveEvent};
+use crate::postgres::{PostgresError, Session, copy, large_objects};
+
+/// Bytes of rows in one block.
+const BLOCK: usize = 1 << 20;
+
+/// Blocks waiting between the reader and the connections, and before each connection.
+const WAITING: usize = 2;
+
+/// Which rows go where.
+pub trait Routing: Send {
+    /// The COPY statement to run for `table`, whose own statement in the archive is `statement`; nothing to skip it.
+    fn copy_statement(&self, table: &QualifiedTable, statement: &str) -> Option<String>;
+}
+
+/// What pg_dump writes after a table's rows (PostgreSQL, src/bin/pg_dump/pg_dump.c, dumpTableData_copy).
+const END_MARK: &[u8] = b"\\.\n\n\n";
+
+enum Order {
+    Begin(String),
+    Rows(Bytes),
+    End,
+    LargeObject(u32),
+    LargeObjectData(Vec<u8>),
+}
+
+/// Reads `source` to its end and loads what `routing` wants over `sessions`. Gives the sessions back.
+pub async fn load(
+    source: Box<dyn Source>,
+    sessions: Vec<Session>,
+    routing: Box<dyn Routing>,
+    events: Events,
+) -> Result<Vec<Session>, Failure> {
+    let (orders, mut waiting) = mpsc::channel(WAITING);
+    let reading = tokio::task::spawn_blocking(move || read(source, routing, orders));
+    let mut loader = Loader::new(sessions, events);
+    let loaded = async {
+        while let Some(order) = waiting.recv().await {
+            loader.follow(order).await?;
+        }
+        Ok::<(), Failure>(())
+    }
+    .await;
+    drop(waiting);
+    let read = reading.await.map_err(|error| {
+        Failure::new(FailureKind::Failed, "read the archive: its thread ended badly").because(error)
+    })?;
+    loaded?;
+    read?;
+    Ok(loader.into_sessions())
+}
+
+/// Reads the archive on a thread of its own. A loader that has gone away ends it without complaint: it has its own error.
+fn read(mut source: Box<dyn Source>, routing: Box<dyn Routing>, orders: mpsc::Sender<Order>) -> Result<(), Failure> {
+    let mut reader = ArchiveReader::default();
+    let mut dealer = Dealer { routing, orders, wanted: false, block: BytesMut::new(), gone: false };
+    let mut buffer = vec![0; BLOCK];
+    loop {
+        let taken = source.read(&mut buffer).map_err(damaged)?;
+        if taken == 0 {
+            break;
+        }
+        let mut input = &buffer[..taken];
+        while let Some(event) = reader.next(&mut input)? {
+            dealer.take(event)?;
+        }
+        if dealer.gone {
+            return Ok(());
+        }
+    }
+    reader.finish()?;
+    source.finish().map(|_| ()).map_err(damaged)
+}
+
+fn damaged(error: impl std::error::Error + Send + Sync + 'static) -> Failure {
+    Failure::new(FailureKind::Integrity, "read the archive")
+        .because(error)
+        .hint("Nothing of it is used. Try another copy or another backup.")
+}
+
+/// Turns the archive's events into orders for the connections.
+struct Dealer {
+    routing: Box<dyn Routing>,
+    orders: mpsc::Sender<Order>,
+    wanted: bool,
+    block: BytesMut,
+    gone: bool,
+}
+
+impl Dealer {
+    fn order(&mut self, order: Order) {
+        self.gone = self.gone || self.orders.blocking_send(order).is_err();
+    }
+
+    fn take(&mut self, event: ArchiveEvent<'_>) -> Result<(), Failure> {
+        match event {
+            ArchiveEvent::TableBegin(begun) => self.begin(&begun),
+            ArchiveEvent::Rows(rows) => self.rows(rows),
+            ArchiveEvent::TableEnd => return self.end(),
+            ArchiveEvent::LargeObjectBegin { oid } => self.order(Order::LargeObject(oid)),
+            ArchiveEvent::LargeObjectData(bytes) => self.order(Order::LargeObjectData(bytes.to_vec())),
+            ArchiveEvent::LargeObjectEnd => {}
+        }
+        Ok(())
+    }
+
+    fn begin(&mut self, begun: &ArchiveTable) {
+        let statement = self.routing.copy_statement(&begun.table, &begun.copy_statement);
+        self.wanted = statement.is_some();
+        if let Some(statement) = statement {
+            self.order(Order::Begin(statement));
+        }
+    }
+
+    /// Collects rows into blocks that end with a row. The last bytes always wait, because the end mark may be among them.
+    fn rows(&mut self, bytes: &[u8]) {
+        if !self.wanted {
+            return;
+        }
+        self.block.extend_from_slice(bytes);
+        if self.block.len() < BLOCK {
+            return;
+        }
+        let whole = &self.block[..self.block.len() - END_MARK.len()];
+        if let Some(end) = memchr::memrchr(b'\n', whole) {
+            let rows = self.block.split_to(end + 1).freeze();
+            self.order(Order::Rows(rows));
+            self.block.reserve(BLOCK);
+        }
+    }
+
+    fn end(&mut self) -> Result<(), Failure> {
+        if self.wanted {
+            let mut block = self.block.split();
+            let Some(rows) = block.strip_suffix(END_MARK).map(<[u8]>::len) else {
+                return Err(Failure::new(FailureKind::Integrity, "read the archive: a table's rows have no end mark"));
+            };
+            block.truncate(rows);
+            if !block.is_empty() {
+                self.order(Order::Rows(block.freeze()));
+            }
+            self.order(Order::End);
+        }
+        self.wanted = false;
+        Ok(())
+    }
+}
+
+/// One connection at work on one table.
+struct Lane {
+    rows: mpsc::Sender<Bytes>,
+    working: JoinHandle<Result<u64, PostgresError>>,
+}
+
+struct Loader {
+    sessions: Vec<Arc<Session>>,
+    events: Events,
+    statement: String,
+    lanes: Vec<Lane>,
+    turn: usize,
+    bytes: u64,
+    large_object: (u32, i64),
+}
+
+impl Loader {
+    fn new(sessions: Vec<Session>, events: Events) -> Self {
+        Self {
+            sessions: sessions.into_iter().map(Arc::new).collect(),
+            events,
+            statement: String::new(),
+            lanes: Vec::new(),
+            turn: 0,
+            bytes: 0,
+            large_object: (0, 0),
+        }
+    }
+
+    async fn follow(&mut self, order: Order) -> Result<(), Failure> {
+        match order {
+            Order::Begin(statement) => {
+                self.statement = statement;
+                Ok(())
+            }
+            Order::Rows(rows) => self.deal(rows).await,
+            Order::End => self.end_table().await,
+            Order::LargeObject(oid) => {
+                self.large_object = (oid, 0);
+                Ok(large_objects::create(self.sessions[0].client(), oid).await?)
+            }
+            Order::LargeObjectData(bytes) => {
+                let (oid, at) = self.large_object;
+                self.large_object.1 += i64::try_from(bytes.len()).unwrap_or_default();
+                Ok(large_objects::write(self.sessions[0].client(), oid, at, &bytes).await?)
+            }
+        }
+    }
+
+    /// Gives the block to the next connection; a small table never wakes more than one.
+    async fn deal(&mut self, rows: Bytes) -> Result<(), Failure> {
+        self.bytes += rows.len() as u64;
+        if self.lanes.len() < self.sessions.len() {
+            let session = self.sessions[self.lanes.len()].clone();
+            self.lanes.push(begin_lane(session, self.statement.clone()));
+            self.turn = self.lanes.len() - 1;
+        } else {
+            self.turn = (self.turn + 1) % self.lanes.len();
+        }
+        if self.lanes[self.turn].rows.send(rows).await.is_err() {
+            // The lane has ended before its rows did: its result says why.
+            return self.end_table().await;
+        }
+        failpoint::reach(FailPoint::RestoreMidLoad)
+            .map_err(|error| Failure::new(FailureKind::Failed, "pass a fail point").because(error))?;
+        self.events.tell(Event::Progress { bytes: self.bytes, expected_bytes: None, rows: 0 });
+        Ok(())
+    }
+
+    async fn end_table(&mut self) -> Result<(), Failure> {
+        let (working, ends): (Vec<_>, Vec<_>) = self.lanes.drain(..).map(|lane| (lane.working, lane.rows)).unzip();
+        drop(ends);
+        for lane in working {
+            lane.await.map_err(|error| {
+                Failure::new(FailureKind::Failed, "load rows: a connection's task ended badly").because(error)
+            })??;
+        }
+        Ok(())
+    }
+
+    /// No lane is left, so nobody else holds a session.
+    fn into_sessions(self) -> Vec<Session> {
+        self.sessions.into_iter().filter_map(Arc::into_inner).collect()
+    }
+}
+
+fn begin_lane(session: Arc<Session>, statement: String) -> Lane {
+    let (rows, mut waiting) = mpsc::channel::<Bytes>(WAITING);
+    let working = tokio::spawn(async move {
+        let mut sink = copy::copy_in(&session, &statement).await?;
+        while let Some(rows) = waiting.recv().await {
+            sink.write(rows).await?;
+        }
+        sink.finish().await
+    });
+    Lane { rows, working }
+}

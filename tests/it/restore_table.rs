@@ -1,0 +1,134 @@
+//! `restore --table`: beside, merge, replace.
+
+use crate::stage::site::Site;
+use dbagent::model::failure::{Failure, FailureKind};
+use dbagent::ops::restore::{self, TableMode, TableOptions};
+use std::time::Duration;
+
+async fn restore(site: &Site, table: &str, mode: TableMode, plan_only: bool) -> Result<restore::TableResult, Failure> {
+    let (doors, setting) = (site.restore_doors(), site.setting());
+    let choice = restore::choose(&site.wanted(Some(table)), &doors, &setting).await?;
+    let options = TableOptions {
+        table: table.parse().unwrap(),
+        mode,
+        plan_only,
+        lock_timeout: Duration::from_secs(2),
+        reindex: true,
+    };
+    restore::restore_table(&options, &choice, &doors, &setting).await
+}
+
+const CUSTOMERS: &str = "SELECT count(*), sum(hashtext(c::text)) FROM customers c";
+
+/// Deletes, changes and adds rows of customers, as an accident would.
+fn damage(site: &Site) {
+    site.ask(
+        "UPDATE customers SET name = 'wrong' WHERE id BETWEEN 10 AND 20; \
+         UPDATE customers SET referred_by = NULL WHERE referred_by > 490; \
+         DELETE FROM customers WHERE id > 490; \
+         INSERT INTO customers (email) VALUES ('new@example.org')",
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn beside_makes_a_new_table_and_touches_nothing_else() {
+    let site = Site::new();
+    site.dump().await.unwrap();
+    let before = site.ask(CUSTOMERS);
+    damage(&site);
+    let damaged = site.ask(CUSTOMERS);
+    let restored = restore(&site, "customers", TableMode::Beside(None), false).await.unwrap().1.unwrap();
+    assert_eq!(restored.target, "public.customers_restored");
+    assert_eq!(site.ask(CUSTOMERS), damaged);
+    assert_eq!(site.ask(&CUSTOMERS.replace("FROM customers", "FROM customers_restored")), before);
+    let again = restore(&site, "customers", TableMode::Beside(None), false).await.unwrap_err();
+    assert_eq!(again.kind, FailureKind::RefusedForSafety, "nothing is overwritten");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn merge_brings_rows_back_and_deletes_none() {
+    let site = Site::new();
+    site.dump().await.unwrap();
+    damage(&site);
+    let (plan, nothing) = restore(&site, "customers", TableMode::Merge, true).await.unwrap();
+    let counts = plan.unwrap().counts;
+    assert_eq!((counts.missing, counts.extra), (10, 1));
+    assert!(nothing.is_none());
+    let damaged = site.ask(CUSTOMERS);
+    assert_eq!(site.ask("SELECT count(*) FROM customers WHERE name = 'wrong'"), "11", "a plan changes nothing");
+    restore(&site, "customers", TableMode::Merge, false).await.unwrap();
+    assert_ne!(site.ask(CUSTOMERS), damaged);
+    assert_eq!(site.ask("SELECT count(*) FROM customers WHERE name = 'wrong'"), "0");
+    assert_eq!(site.ask("SELECT count(*) FROM customers"), "501");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn replace_makes_the_table_equal_and_fires_no_trigger() {
+    let site = Site::new();
+    let before = site.ask(CUSTOMERS);
+    site.dump().await.unwrap();
+    damage(&site);
+    let restored = restore(&site, "customers", TableMode::Replace, false).await.unwrap().1.unwrap();
+    assert!(restored.proofs[0].holds());
+    assert_eq!(site.ask(CUSTOMERS), before, "updated_at included");
+    let orders = site.ask("SELECT count(*) FROM orders");
+    assert!(orders.parse::<u32>().unwrap() < 3000, "orders that the accident cascaded away are another table");
+    restore(&site, "orders", TableMode::Replace, false).await.unwrap();
+    assert_eq!(site.ask("SELECT count(*) FROM orders"), "3000");
+    assert_eq!(
+        site.ask("SELECT DISTINCT tgenabled FROM pg_trigger WHERE NOT tgisinternal"),
+        "O",
+        "triggers are back on"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn replace_refuses_to_delete_rows_that_others_refer_to() {
+    let site = Site::new();
+    site.dump().await.unwrap();
+    site.ask(
+        "INSERT INTO customers (email) VALUES ('new@example.org'); \
+         INSERT INTO orders (customer, note) SELECT max(id), 'cascades if deleted' FROM customers",
+    );
+    let before = site.ask(CUSTOMERS);
+    let refused = restore(&site, "customers", TableMode::Replace, false).await.unwrap_err();
+    assert_eq!(refused.kind, FailureKind::RefusedForSafety);
+    assert!(refused.message.contains("orders_customer_fkey"), "{}", refused.message);
+    assert_eq!(site.ask(CUSTOMERS), before);
+    assert_eq!(site.ask("SELECT count(*) FROM orders"), "3001");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_partitioned_table_comes_back_whole() {
+    let site = Site::new();
+    site.dump().await.unwrap();
+    let query = "SELECT count(*), sum(hashtext(e::text)) FROM events e";
+    let before = site.ask(query);
+    site.ask("DELETE FROM events WHERE at < '2026-01-10'");
+    restore(&site, "events", TableMode::Beside(Some("events_back".parse().unwrap())), false).await.unwrap();
+    assert_eq!(site.ask(&query.replace("FROM events", "FROM events_back")), before);
+    let refused = restore(&site, "events", TableMode::Replace, false).await.unwrap_err();
+    assert!(refused.message.contains("no primary key"), "{}", refused.message);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn f81_a_table_with_an_awful_name_comes_back() {
+    let site = Site::new();
+    site.dump().await.unwrap();
+    site.ask("DELETE FROM \"Odd \"\"name\"\"\" WHERE \"a.b\" > 10");
+    restore(&site, "\"Odd \"\"name\"\"\"", TableMode::Replace, false).await.unwrap();
+    assert_eq!(site.ask("SELECT count(*) FROM \"Odd \"\"name\"\"\""), "50");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn f78_a_table_altered_since_is_refused_with_what_changed() {
+    let site = Site::new();
+    site.dump().await.unwrap();
+    site.ask("ALTER TABLE orders RENAME note TO remark");
+    let refused = restore(&site, "orders", TableMode::Merge, false).await.unwrap_err();
+    assert!(
+        refused.message.contains("note is gone") && refused.message.contains("remark is new"),
+        "{}",
+        refused.message
+    );
+}

@@ -1,0 +1,170 @@
+//! A whole site: a PostgreSQL of its own with a small shop in it, keys, and repositories to dump into.
+
+use std::num::NonZeroUsize;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use dbagent::catalog::{Artifact, Inventory, Repository, Selector, Signer, Unsigned, Verifier};
+use dbagent::host::{Clock as _, SystemClock};
+use dbagent::model::event::Events;
+use dbagent::model::failure::Failure;
+use dbagent::model::id::RunId;
+use dbagent::model::outcome::Outcome;
+use dbagent::model::table::TableName;
+use dbagent::ops::{Setting, dump, restore};
+use dbagent::pipeline::gzip::Level;
+use dbagent::pipeline::openpgp::{DecryptionKeys, KeyPair, Profile, Recipients};
+use dbagent::pipeline::openpgp::{generate_encryption_pair, generate_signing_key};
+use dbagent::postgres::{ClientTools, Connection};
+use dbagent::steps::scratch::{ScratchOptions, ScratchServer};
+use dbagent::storage::{DirectoryStorage, Storage};
+use tempfile::TempDir;
+
+/// Tables with what is awkward in tables: partitions, generated and identity columns, foreign keys, triggers, odd names.
+pub const SHOP: &str = include_str!("shop.sql");
+
+/// The tables of the shop that jobs name.
+pub const TABLES: [&str; 4] = ["customers", "orders", "events", "\"Odd \"\"name\"\"\""];
+
+pub struct Site {
+    pub server: ScratchServer,
+    pub files: TempDir,
+    pub signer: Signer,
+    pub pair: KeyPair,
+    pub repositories: Vec<Repository>,
+}
+
+impl Site {
+    /// A site with one directory repository.
+    pub fn new() -> Self {
+        let server = ScratchServer::start(ScratchOptions::default()).unwrap();
+        server.sql("CREATE DATABASE shop").unwrap();
+        server.sql_in("shop", SHOP).unwrap();
+        let now = SystemClock::new().now();
+        let signing = generate_signing_key("test signing", now).unwrap();
+        let mut site = Self {
+            server,
+            files: tempfile::tempdir().unwrap(),
+            signer: Signer::from_secret_key(&signing.secret, None, now).unwrap(),
+            pair: generate_encryption_pair("test backup", now).unwrap(),
+            repositories: Vec::new(),
+        };
+        let directory = site.directory("local");
+        site.add_repository("local", Arc::new(DirectoryStorage::open(&directory).unwrap()));
+        site
+    }
+
+    /// A fresh directory below the site's files.
+    pub fn directory(&self, name: &str) -> std::path::PathBuf {
+        let path = self.files.path().join(name);
+        std::fs::create_dir(&path).unwrap();
+        let private = std::os::unix::fs::PermissionsExt::from_mode(0o700);
+        std::fs::set_permissions(&path, private).unwrap();
+        path
+    }
+
+    pub fn add_repository(&mut self, name: &str, storage: Arc<dyn Storage>) {
+        let mut verifier = Verifier::new();
+        verifier.trust(self.signer.certificate());
+        self.repositories.push(Repository {
+            name: name.to_owned(),
+            storage,
+            verifier: Arc::new(verifier),
+            signer: Some(Arc::new(self.signer.clone())),
+            memory: None,
+            term: Arc::default(),
+        });
+    }
+
+    pub fn root(&self) -> &Path {
+        self.files.path()
+    }
+
+    pub fn connection(&self) -> Connection {
+        self.server.connection().unwrap().with_database("shop")
+    }
+
+    pub fn tools(&self) -> ClientTools {
+        ClientTools::find(None, 14).unwrap()
+    }
+
+    pub fn setting(&self) -> Setting {
+        let clock = Arc::new(SystemClock::new());
+        Setting { run: RunId::new(clock.now()), clock, events: Events::nowhere(), stop: Default::default() }
+    }
+
+    pub fn dump_options(&self) -> dump::Options {
+        dump::Options {
+            job: "full".into(),
+            plan: "test".into(),
+            cluster: "shop".into(),
+            former_systems: Vec::new(),
+            tables: TABLES.iter().map(|table| table.parse().unwrap()).collect(),
+            folder: "full".into(),
+            name_prefix: "shop_full".into(),
+            storage_class: Default::default(),
+            large_objects: false,
+            lock_timeout: Duration::from_secs(1),
+            no_progress_timeout: Duration::from_secs(30),
+            stall_timeout: Duration::from_secs(10),
+            level: Level::default(),
+            threads: NonZeroUsize::new(2).unwrap(),
+        }
+    }
+
+    pub fn dump_doors(&self) -> dump::Doors {
+        let now = SystemClock::new().now();
+        let recipients =
+            Recipients::new(&[&self.pair.public], &[&self.pair.fingerprint], Profile::default(), now).unwrap();
+        dump::Doors {
+            connection: self.connection(),
+            tools: self.tools(),
+            repositories: self.repositories.clone(),
+            recipients: Some(recipients),
+        }
+    }
+
+    pub async fn dump(&self) -> Result<Outcome, Failure> {
+        dump::run(&self.dump_options(), &self.dump_doors(), &self.setting()).await
+    }
+
+    pub fn restore_doors(&self) -> restore::Doors {
+        restore::Doors {
+            connection: self.connection(),
+            tools: self.tools(),
+            repositories: self.repositories.clone(),
+            keys: Some(DecryptionKeys::read(&self.pair.secret, None).unwrap()),
+            scratch_directory: self.root().to_owned(),
+            jobs: 2,
+        }
+    }
+
+    pub fn wanted(&self, table: Option<&str>) -> restore::Wanted {
+        restore::Wanted {
+            selector: Selector::Latest,
+            until: None,
+            database: None,
+            table: table.map(|table| table.parse::<TableName>().unwrap()),
+            accept_unsigned: false,
+        }
+    }
+
+    /// Restores the latest dump into the database `name`.
+    pub async fn restore_database(&self, name: &str) -> Result<restore::Restored, Failure> {
+        let (doors, setting) = (self.restore_doors(), self.setting());
+        let choice = restore::choose(&self.wanted(None), &doors, &setting).await?;
+        let options = restore::DatabaseOptions { to_database: Some(name.into()), replace: false, no_owner: false };
+        restore::restore_database(&options, &choice, &doors, &setting).await
+    }
+
+    pub async fn artifacts(&self, repository: &str) -> Vec<Artifact> {
+        let repository = self.repositories.iter().find(|each| each.name == repository).unwrap();
+        Inventory::read(repository, Unsigned::Refuse, SystemClock::new().now()).await.unwrap().artifacts
+    }
+
+    /// A query's answer in the shop.
+    pub fn ask(&self, query: &str) -> String {
+        self.server.sql_in("shop", query).unwrap().trim().to_owned()
+    }
+}
