@@ -2,7 +2,7 @@
 //!
 //! Clones share their content. Names that are no keys can be planted, as somebody else might in a bucket.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::BTreeMap;
 use std::ops::{Bound, Range};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -15,7 +15,7 @@ use crate::host::Complete;
 use crate::model::digest::{Digest, Hasher};
 use crate::model::key::ObjectKey;
 use crate::storage::{
-    Download, Features, Link, ObjectMeta, PAGE_OBJECTS, Page, PageToken, PutOptions, Storage, StorageError,
+    Download, Features, Link, ObjectMeta, PAGE_OBJECTS, Page, PageToken, Probe, PutOptions, Storage, StorageError,
     StorageErrorKind, Stored, Thaw, Unfinished, Upload, agree, range_within,
 };
 
@@ -97,9 +97,9 @@ impl Shelf {
         if self.objects.contains_key(key.as_str()) {
             return Err(StorageError::new(StorageErrorKind::Exists, format!("store {key}: the key is taken")));
         }
-        let size = object.bytes.len() as u64;
+        let (size, digest) = (object.bytes.len() as u64, object.digest);
         self.objects.insert(key.as_str().to_owned(), object);
-        Ok(Stored { version: None, size })
+        Ok(Stored { version: None, size, digest: Some(digest) })
     }
 }
 
@@ -113,8 +113,8 @@ impl Storage for MemoryStorage {
         Features { conditional_put: true, ..Features::default() }
     }
 
-    async fn probe(&self) -> Result<Features, StorageError> {
-        Ok(self.features())
+    async fn probe(&self) -> Result<Probe, StorageError> {
+        Ok(Probe { features: self.features(), clock_offset: None })
     }
 
     async fn head(&self, key: &ObjectKey) -> Result<ObjectMeta, StorageError> {
@@ -130,7 +130,7 @@ impl Storage for MemoryStorage {
         let bytes = self.shelf().find(key)?.bytes.clone();
         let range = range_within(key, range, bytes.len() as u64)?;
         let all = bytes.slice(range.start as usize..range.end as usize);
-        Ok(Box::new(Pieces::of(all)))
+        Ok(Box::new(Piece::of(all)))
     }
 
     async fn put(&self, key: &ObjectKey, body: Bytes, options: &PutOptions) -> Result<Stored, StorageError> {
@@ -203,18 +203,25 @@ impl Storage for MemoryStorage {
 }
 
 /// Bytes already in memory, as a download.
-pub(super) struct Pieces(VecDeque<Bytes>);
+pub(super) struct Piece {
+    size: u64,
+    bytes: Option<Bytes>,
+}
 
-impl Pieces {
+impl Piece {
     pub(super) fn of(bytes: Bytes) -> Self {
-        Self(VecDeque::from([bytes]))
+        Self { size: bytes.len() as u64, bytes: Some(bytes) }
     }
 }
 
 #[async_trait]
-impl Download for Pieces {
+impl Download for Piece {
+    fn size(&self) -> u64 {
+        self.size
+    }
+
     async fn next(&mut self) -> Result<Option<Bytes>, StorageError> {
-        Ok(self.0.pop_front().filter(|piece| !piece.is_empty()))
+        Ok(self.bytes.take().filter(|bytes| !bytes.is_empty()))
     }
 }
 

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, TimeDelta, Utc};
 
 use crate::host::Complete;
 use crate::model::digest::Digest;
@@ -18,11 +18,17 @@ use crate::model::key::ObjectKey;
 
 mod directory;
 mod error;
+mod fault;
 mod memory;
+mod retry;
+mod s3;
 
 pub use directory::DirectoryStorage;
 pub use error::{StorageError, StorageErrorKind};
+pub use fault::{Fault, Faulty, Operation};
 pub use memory::MemoryStorage;
+pub use retry::{Retrier, RetryPolicy, Retrying};
+pub use s3::{ObjectLock, S3Settings, S3Storage, Sse};
 
 /// Objects on one page of a listing, at most; S3's own limit.
 const PAGE_OBJECTS: usize = 1000;
@@ -68,6 +74,8 @@ pub struct Stored {
     pub version: Option<String>,
     /// Size in bytes.
     pub size: u64,
+    /// SHA-256 of the whole that the store itself computed or checked, where it says so.
+    pub digest: Option<Digest>,
 }
 
 /// What a backend can do, as configured or as [`Storage::probe`] found; the others do without.
@@ -81,6 +89,15 @@ pub struct Features {
     pub versions: bool,
     /// Objects can be locked against deletion.
     pub object_lock: bool,
+}
+
+/// What a store says of itself when asked.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Probe {
+    /// What it can do.
+    pub features: Features,
+    /// How far its clock is ahead of ours (negative: behind), where it tells the time.
+    pub clock_offset: Option<TimeDelta>,
 }
 
 /// One page of a listing, in key order.
@@ -139,6 +156,9 @@ impl fmt::Debug for Link {
 /// A stream of an object's bytes. Errors if it ends before the object does.
 #[async_trait]
 pub trait Download: Send {
+    /// How many bytes it gives in all.
+    fn size(&self) -> u64;
+
     /// The next piece, or nothing at the end.
     async fn next(&mut self) -> Result<Option<Bytes>, StorageError>;
 }
@@ -154,7 +174,7 @@ pub trait Storage: Send + Sync + fmt::Debug {
 
     /// Asks the store what it can do. Errors when it cannot be used at all: no such bucket or directory, the wrong
     /// region, a login that is refused, a directory that others may write to. Changes nothing.
-    async fn probe(&self) -> Result<Features, StorageError>;
+    async fn probe(&self) -> Result<Probe, StorageError>;
 
     /// What is known of `key`. `Missing` when there is none.
     async fn head(&self, key: &ObjectKey) -> Result<ObjectMeta, StorageError>;

@@ -2,21 +2,37 @@
 //!
 //! Each function works below a folder of its own, so that all of them can share one repository.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
 use dbagent::model::digest::Digest;
-use dbagent::storage::{DirectoryStorage, MemoryStorage, PutOptions, Storage, StorageErrorKind};
+use dbagent::storage::{
+    DirectoryStorage, Fault, Faulty, MemoryStorage, Operation, PutOptions, Retrier, Retrying, S3Settings, Storage,
+    StorageErrorKind,
+};
 use futures_util::StreamExt;
 use futures_util::future::join_all;
 
 use crate::stage::objects::{complete, key, list, noise, put, read, upload};
+use crate::stage::s3::S3Server;
+use crate::stage::s3_storage::{impatient, open};
 
 /// More than two parts of the smallest size S3 takes.
 const LARGE: usize = 11 * 1024 * 1024 + 17;
 
-/// Everything; `plant` has put a name that is no key, `foreign/.hidden`, into the place.
-pub async fn conforms(storage: &dyn Storage) {
+/// Everything. A name that is no key, `foreign/.hidden`, and nothing else is in the place.
+async fn conforms(storage: &dyn Storage) {
+    behaves(storage).await;
+    let names = page_names();
+    let puts = names.iter().map(|name| put(storage, name, b"x"));
+    let answers: Vec<_> = futures_util::stream::iter(puts).buffer_unordered(16).collect().await;
+    answers.into_iter().for_each(|answer| drop(answer.unwrap()));
+    listings_have_pages_in_key_order(storage).await;
+}
+
+/// Everything but long listings.
+async fn behaves(storage: &dyn Storage) {
     a_name_that_is_no_key_is_reported_and_left_alone(storage).await;
     what_is_put_is_what_is_read(storage).await;
     a_key_is_written_once(storage).await;
@@ -31,7 +47,6 @@ pub async fn conforms(storage: &dyn Storage) {
     odd_keys_are_keys(storage).await;
     of_many_writers_of_one_key_exactly_one_wins(storage).await;
     folders_are_those_that_hold_something(storage).await;
-    listings_have_pages_in_key_order(storage).await;
     assert_eq!(storage.unfinished().await.unwrap(), [], "the suite left uploads behind");
     storage.probe().await.unwrap();
 }
@@ -96,13 +111,14 @@ async fn an_upload_aborted_or_dropped_leaves_nothing(storage: &dyn Storage) {
 
 /// A dropped upload ends itself in the background.
 async fn nothing_is_unfinished(storage: &dyn Storage) {
+    let mut left = storage.unfinished().await.unwrap();
     for _ in 0..100 {
-        if storage.unfinished().await.unwrap().is_empty() {
-            return;
+        if !left.is_empty() {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+            left = storage.unfinished().await.unwrap();
         }
-        tokio::time::sleep(Duration::from_millis(20)).await;
     }
-    panic!("left behind: {:?}", storage.unfinished().await.unwrap());
+    assert_eq!(left, []);
 }
 
 async fn an_upload_begun_by_the_dead_can_be_found_and_ended(storage: &dyn Storage) {
@@ -231,14 +247,17 @@ async fn folders_are_those_that_hold_something(storage: &dyn Storage) {
     assert_eq!(folders, expected);
 }
 
-async fn listings_have_pages_in_key_order(storage: &dyn Storage) {
-    // "page/x-1" sorts before the folder "page/x/": a slash is just another byte.
+/// More keys than fit a page. "page/x-1" sorts before the folder "page/x/": a slash is just another byte.
+fn page_names() -> Vec<String> {
     let mut names: Vec<String> = (0..1500).map(|n| format!("page/{:02}/{:04}", n % 40, n)).collect();
     names.extend(["page/x-1", "page/x/1", "page/x0"].map(str::to_owned));
-    let puts = names.iter().map(|name| put(storage, name, b"x"));
-    let answers: Vec<_> = futures_util::stream::iter(puts).buffer_unordered(16).collect().await;
-    answers.into_iter().for_each(|answer| drop(answer.unwrap()));
     names.sort();
+    names
+}
+
+/// After every one of [`page_names`] was written.
+async fn listings_have_pages_in_key_order(storage: &dyn Storage) {
+    let names = page_names();
     let first = storage.list("page/", None).await.unwrap();
     assert!(first.next.is_some() && first.objects.len() <= 1000);
     assert_eq!(list(storage, "page/").await, (names.clone(), vec![]));
@@ -258,8 +277,46 @@ async fn memory_conforms() {
 #[tokio::test]
 async fn a_directory_conforms() {
     // In memory: this is about behaviour, and syncs 1,500 files.
-    let place = tempfile::tempdir_in("/dev/shm").unwrap();
+    let place = tempfile::tempdir_in(crate::stage::quick_place()).unwrap();
     std::fs::create_dir(place.path().join("foreign")).unwrap();
     std::fs::write(place.path().join("foreign/.hidden"), "x").unwrap();
     conforms(&DirectoryStorage::open(place.path()).unwrap()).await;
+}
+
+#[tokio::test]
+async fn an_s3_bucket_conforms() {
+    let server = S3Server::start();
+    server.plant("pre/fix/foreign/.hidden");
+    let storage = server.storage("/pre/fix/").await;
+    behaves(&storage).await;
+    page_names().iter().for_each(|name| server.plant(&format!("pre/fix/{name}")));
+    listings_have_pages_in_key_order(&storage).await;
+}
+
+#[tokio::test]
+async fn a_bucket_without_conditional_writes_conforms_but_for_races() {
+    let server = S3Server::start();
+    let settings = S3Settings { conditional_put: false, ..server.settings("") };
+    let storage = open(settings).await;
+    a_key_is_written_once(&storage).await;
+    assert!(!server.requests().iter().any(|request| request.headers.contains_key("if-none-match")));
+}
+
+#[tokio::test]
+async fn memory_with_faults_and_retries_conforms() {
+    let memory = MemoryStorage::new();
+    memory.plant("foreign/.hidden", "x");
+    let faulty = Faulty::new(Arc::new(memory));
+    let (transient, retrier) = (Fault::Fails(StorageErrorKind::Transient), Retrier::new(impatient()));
+    for operation in [Operation::Head, Operation::Get, Operation::Put, Operation::Delete, Operation::List] {
+        for _ in 0..4 {
+            faulty.fault(operation, transient);
+            faulty.fault(operation, Fault::Passes);
+            faulty.fault(operation, Fault::Passes);
+        }
+    }
+    (0..5).for_each(|n| faulty.fault(Operation::Get, Fault::CutsAt(n * 1000)));
+    (0..5).for_each(|_| faulty.fault(Operation::Put, Fault::LosesAnswer));
+    conforms(&Retrying::new(Arc::new(faulty.clone()), retrier)).await;
+    assert_eq!(faulty.fired(), 5 * 4 + 5 + 5);
 }

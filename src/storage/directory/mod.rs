@@ -19,8 +19,8 @@ use rustix::io::Errno;
 use crate::model::digest::Digest;
 use crate::model::key::ObjectKey;
 use crate::storage::{
-    Download, Features, Link, ObjectMeta, Page, PageToken, PutOptions, Storage, StorageError, StorageErrorKind, Stored,
-    Thaw, Unfinished, Upload, range_within,
+    Download, Features, Link, ObjectMeta, Page, PageToken, Probe, PutOptions, Storage, StorageError, StorageErrorKind,
+    Stored, Thaw, Unfinished, Upload, range_within,
 };
 
 mod beneath;
@@ -178,8 +178,8 @@ impl Storage for DirectoryStorage {
         Features { conditional_put: true, ..Features::default() }
     }
 
-    async fn probe(&self) -> Result<Features, StorageError> {
-        self.check_owner().map(|()| self.features())
+    async fn probe(&self) -> Result<Probe, StorageError> {
+        self.check_owner().map(|()| Probe { features: self.features(), clock_offset: None })
     }
 
     async fn head(&self, key: &ObjectKey) -> Result<ObjectMeta, StorageError> {

@@ -71,7 +71,7 @@ impl PartFile {
             let what = if withdrawn.is_ok() { "sync the folder of" } else { "sync the folder of, or remove again," };
             self.error(what, errno)
         })?;
-        Ok(Stored { version: None, size })
+        Ok(Stored { version: None, size, digest: Some(digest) })
     }
 
     /// Renames without replacing; links and unlinks where the file system cannot (NFS, some FUSE).

@@ -95,6 +95,7 @@ impl Upload for FileUpload {
 pub(super) struct FileDownload {
     file: Arc<OwnedFd>,
     key: ObjectKey,
+    size: u64,
     at: u64,
     end: u64,
     reading: Option<JoinHandle<Result<Bytes, StorageError>>>,
@@ -102,7 +103,7 @@ pub(super) struct FileDownload {
 
 impl FileDownload {
     pub(super) fn new(file: OwnedFd, key: ObjectKey, at: u64, end: u64) -> Self {
-        Self { file: Arc::new(file), key, at, end, reading: None }
+        Self { file: Arc::new(file), key, size: end - at, at, end, reading: None }
     }
 
     /// Begins to read the next block, if there is one.
@@ -119,6 +120,10 @@ impl FileDownload {
 
 #[async_trait]
 impl Download for FileDownload {
+    fn size(&self) -> u64 {
+        self.size
+    }
+
     async fn next(&mut self) -> Result<Option<Bytes>, StorageError> {
         if self.reading.is_none() {
             self.read_on();

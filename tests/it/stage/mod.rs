@@ -6,3 +6,11 @@ pub mod s3_fault;
 mod s3_shelf;
 pub mod site;
 pub(crate) mod uploads;
+pub mod s3_storage;
+
+/// Where files cost least: in memory where there is room, else where temporary files go.
+pub fn quick_place() -> std::path::PathBuf {
+    let memory = std::path::Path::new("/dev/shm");
+    let room = rustix::fs::statvfs(memory).is_ok_and(|facts| facts.f_bavail * facts.f_frsize > 1 << 30);
+    if room { memory.to_owned() } else { std::env::temp_dir() }
+}

@@ -35,7 +35,7 @@ pub struct S3Server {
 
 impl S3Server {
     pub fn start() -> Self {
-        let root = TempDir::with_prefix("s3-").unwrap();
+        let root = TempDir::with_prefix_in("s3-", super::quick_place()).unwrap();
         std::fs::create_dir(root.path().join(BUCKET)).unwrap();
         let faults = Arc::new(Faults::default());
         let front = Front::new(service(root.path()), Arc::clone(&faults));
@@ -77,6 +77,13 @@ impl S3Server {
     /// Changes the bytes stored under `key` behind the server's back.
     pub fn tamper(&self, key: &str, bytes: &[u8]) {
         std::fs::write(self.root.path().join(BUCKET).join(key), bytes).unwrap();
+    }
+
+    /// Puts an object of any name behind the server's back.
+    pub fn plant(&self, name: &str) {
+        let path = self.root.path().join(BUCKET).join(name);
+        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        std::fs::write(path, "planted").unwrap();
     }
 
     /// Adds a fault; the first rule that matches a request and is not used up answers it.

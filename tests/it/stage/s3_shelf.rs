@@ -15,12 +15,17 @@ use s3s::dto::*;
 use s3s::{S3, S3Request, S3Response, S3Result, s3_error};
 use s3s_fs::FileSystem;
 
+/// Key and id of an upload.
+type Name = (String, String);
+/// When it was begun, and the class it asked for.
+type Begun = (Timestamp, Option<StorageClass>);
+
 pub struct Shelf {
     files: FileSystem,
     root: PathBuf,
     /// Held over the check and the write: s3s-fs looks first and writes later.
     writing: tokio::sync::Mutex<()>,
-    uploads: Mutex<BTreeMap<(String, String), (Timestamp, Option<StorageClass>)>>,
+    uploads: Mutex<BTreeMap<Name, Begun>>,
     classes: Mutex<BTreeMap<String, StorageClass>>,
 }
 
