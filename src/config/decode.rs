@@ -28,7 +28,7 @@ pub(in crate::config) fn decode<T: DeserializeOwned>(root: &Node) -> Result<T, V
             Err(fault) => fault,
         };
         let mut path = fault.path.clone();
-        let follows = fault.missing && removed.contains(&path);
+        let follows = removed.iter().any(|gone| gone.starts_with(&path));
         if !follows {
             errors.push(fault.into_error(&root));
         }
@@ -47,7 +47,6 @@ pub(in crate::config) fn decode<T: DeserializeOwned>(root: &Node) -> Result<T, V
 struct Fault {
     message: String,
     suggestion: Option<String>,
-    missing: bool,
     origin: Option<Origin>,
     /// Keys from the root; places in lists are left out.
     path: Vec<String>,
@@ -55,7 +54,7 @@ struct Fault {
 
 impl Fault {
     fn new(message: impl Into<String>) -> Self {
-        Self { message: message.into(), suggestion: None, missing: false, origin: None, path: Vec::new() }
+        Self { message: message.into(), suggestion: None, origin: None, path: Vec::new() }
     }
 
     fn at(mut self, origin: &Origin) -> Self {
@@ -112,7 +111,7 @@ impl de::Error for Fault {
     }
 
     fn missing_field(field: &'static str) -> Self {
-        Self { missing: true, path: vec![field.to_owned()], ..Self::new("the key is missing") }
+        Self { path: vec![field.to_owned()], ..Self::new("the key is missing") }
     }
 }
 
@@ -176,6 +175,10 @@ impl<'de> Deserializer<'de> for Reader<'_> {
 
     fn deserialize_any<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Fault> {
         let read = match &self.node.value {
+            Value::Environment(text) if text.starts_with(['[', '{']) => {
+                let value = self.spelled(text)?;
+                return Reader { node: &value }.deserialize_any(visitor);
+            }
             Value::Text(text) | Value::Environment(text) => visitor.visit_str(text),
             Value::Integer(number) => visitor.visit_i64(*number),
             Value::Float(number) => visitor.visit_f64(*number),
@@ -217,11 +220,7 @@ impl<'de> Deserializer<'de> for Reader<'_> {
     /// A list out of the environment is written as in TOML, or as words with commas between them.
     fn deserialize_seq<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Fault> {
         match &self.node.value {
-            Value::Environment(text) if text.trim_start().starts_with('[') => {
-                let list = self.spelled(text)?;
-                Reader { node: &list }.deserialize_any(visitor)
-            }
-            Value::Environment(text) => {
+            Value::Environment(text) if !text.starts_with('[') => {
                 let words = text.split(',').map(str::trim).filter(|word| !word.is_empty());
                 let words: Vec<Node> = words
                     .map(|word| Node { value: Value::Environment(word.to_owned()), ..self.node.clone() })
@@ -232,23 +231,16 @@ impl<'de> Deserializer<'de> for Reader<'_> {
         }
     }
 
-    fn deserialize_map<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Fault> {
+    /// Text stays text, also when it begins as a list would: it may be a password.
+    fn deserialize_str<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Fault> {
         match &self.node.value {
-            Value::Environment(text) if text.trim_start().starts_with('{') => {
-                let table = self.spelled(text)?;
-                Reader { node: &table }.deserialize_any(visitor)
-            }
+            Value::Environment(text) => visitor.visit_str(text).map_err(|fault: Fault| fault.at(&self.node.origin)),
             _ => self.deserialize_any(visitor),
         }
     }
 
-    fn deserialize_struct<V: Visitor<'de>>(
-        self,
-        _name: &'static str,
-        _fields: &'static [&'static str],
-        visitor: V,
-    ) -> Result<V::Value, Fault> {
-        self.deserialize_map(visitor)
+    fn deserialize_string<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Fault> {
+        self.deserialize_str(visitor)
     }
 
     fn deserialize_option<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Fault> {
@@ -283,7 +275,7 @@ impl<'de> Deserializer<'de> for Reader<'_> {
     }
 
     serde::forward_to_deserialize_any! {
-        i8 i16 i32 i128 u128 f32 f64 char str string bytes byte_buf unit unit_struct tuple tuple_struct identifier
+        i8 i16 i32 i128 u128 f32 f64 char bytes byte_buf unit unit_struct tuple tuple_struct map struct identifier
         ignored_any
     }
 }

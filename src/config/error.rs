@@ -107,7 +107,11 @@ impl From<ConfigError> for ConfigErrors {
 /// The one of `known` that `word` was probably meant to be.
 pub(in crate::config) fn nearest<'a>(word: &str, known: impl IntoIterator<Item = &'a str>) -> Option<String> {
     let word = word.to_ascii_lowercase().replace('-', "_");
-    let closeness = |other: &str| strsim::jaro_winkler(&word, &other.replace('-', "_"));
+    let closeness = |other: &str| {
+        let other = other.to_ascii_lowercase().replace('-', "_");
+        let one_slip = strsim::osa_distance(&word, &other) == 1;
+        if one_slip { 0.95 } else { strsim::jaro_winkler(&word, &other) }
+    };
     let scored = known.into_iter().map(|other| (closeness(other), other)).filter(|(score, _)| *score > 0.8);
     scored.max_by(|one, other| one.0.total_cmp(&other.0)).map(|(_, other)| other.to_owned())
 }

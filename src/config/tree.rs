@@ -114,7 +114,9 @@ pub(in crate::config) fn parse(file: &Path, text: &str) -> Result<Node, Vec<Conf
     if !errors.is_empty() {
         let told = |error: &toml::de::Error| {
             let message = error.message().lines().collect::<Vec<_>>().join(", ");
-            ConfigError::new(places.at(error.span().unwrap_or_default()), "", message)
+            let span = error.span().unwrap_or_default();
+            let key = if message == "duplicate key" { text.get(span.clone()) } else { None };
+            ConfigError::new(places.at(span), key.unwrap_or_default(), message)
         };
         return Err(errors.iter().map(told).collect());
     }

@@ -42,9 +42,6 @@ pub(in crate::config) fn one_form(prefix: &str, forms: &[(&str, bool)], problems
         let first = first.to_owned();
         problems.error(&format!("{prefix}{last}"), format!("{first} is there too; write one of them"));
     }
-    if written.iter().any(|name| name.ends_with("_aws_secret")) {
-        problems.warn(prefix.trim_end_matches('.'), "secrets from AWS Secrets Manager are not built yet");
-    }
 }
 
 fn validate_repositories(config: &Config, problems: &mut Problems<'_>) {
@@ -106,6 +103,10 @@ fn validate_postgres(config: &Config, problems: &mut Problems<'_>) {
             ("password_aws_secret", login.password_aws_secret.is_some()),
         ];
         one_form("postgres.replication.", &forms, problems);
+    }
+    let replication = postgres.replication.as_ref();
+    if postgres.password_aws_secret.is_some() || replication.is_some_and(|login| login.password_aws_secret.is_some()) {
+        problems.warn("postgres", "secrets from AWS Secrets Manager are not built yet");
     }
     let scheme = postgres.url.as_ref().map(|url| url.expose().scheme().to_owned());
     let foreign = scheme.is_some_and(|scheme| scheme != "postgres" && scheme != "postgresql");

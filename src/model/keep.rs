@@ -45,8 +45,8 @@ impl Keep {
         Self { age: Some(age), ..Self::default() }
     }
 
-    /// Takes one rule of a table; `None` when `name` is not the name of a rule.
-    fn take<'de, A: de::MapAccess<'de>>(&mut self, name: &str, map: &mut A) -> Result<Option<()>, A::Error> {
+    /// Takes one rule of a table; false when `name` is not the name of a rule.
+    fn take<'de, A: de::MapAccess<'de>>(&mut self, name: &str, map: &mut A) -> Result<bool, A::Error> {
         match name {
             "age" => self.age = Some(map.next_value()?),
             "count" => self.count = Some(map.next_value()?),
@@ -54,9 +54,9 @@ impl Keep {
             "window" => self.window = Some(map.next_value()?),
             "monthly" => self.monthly = Some(map.next_value()?),
             "yearly" => self.yearly = Some(map.next_value()?),
-            _ => return Ok(None),
+            _ => return Ok(false),
         }
-        Ok(Some(()))
+        Ok(true)
     }
 
     /// The same rules, unless there are none or one keeps nothing.
@@ -86,6 +86,20 @@ impl fmt::Display for Keep {
     }
 }
 
+/// The name of a rule; refused as a key, so that the refusal stands where the key stands.
+struct RuleName(String);
+
+impl<'de> Deserialize<'de> for RuleName {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let name = String::deserialize(deserializer)?;
+        if RULE_NAMES.contains(&name.as_str()) {
+            Ok(Self(name))
+        } else {
+            Err(de::Error::unknown_field(&name, &RULE_NAMES))
+        }
+    }
+}
+
 struct KeepVisitor;
 
 impl<'de> de::Visitor<'de> for KeepVisitor {
@@ -101,10 +115,8 @@ impl<'de> de::Visitor<'de> for KeepVisitor {
 
     fn visit_map<A: de::MapAccess<'de>>(self, mut map: A) -> Result<Keep, A::Error> {
         let mut keep = Keep::default();
-        while let Some(name) = map.next_key::<String>()? {
-            if keep.take(&name, &mut map)?.is_none() {
-                return Err(de::Error::unknown_field(&name, &RULE_NAMES));
-            }
+        while let Some(RuleName(name)) = map.next_key()? {
+            keep.take(&name, &mut map)?;
         }
         keep.checked()
     }
@@ -169,7 +181,7 @@ impl<'de> de::Visitor<'de> for KeepByRepository {
     fn visit_map<A: de::MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
         let (mut everywhere, mut named) = (Keep::default(), BTreeMap::new());
         while let Some(name) = map.next_key::<String>()? {
-            if everywhere.take(&name, &mut map)?.is_none() {
+            if !everywhere.take(&name, &mut map)? {
                 named.insert(name, map.next_value::<Keep>()?);
             }
         }

@@ -20,6 +20,8 @@ mod pipeline_archive;
 mod pipeline_openpgp;
 mod pipeline_store;
 mod restore_table;
+mod config;
+mod config_plan;
 mod retention;
 mod schedule;
 mod scratch;
