@@ -323,7 +323,7 @@ impl Upload for Place {
     }
 
     async fn commit(self: Box<Self>, _: Complete, _: Digest, size: u64) -> Result<Stored, StorageError> {
-        Ok(Stored { version: None, size })
+        Ok(Stored { version: None, size, digest: None })
     }
 
     async fn abort(self: Box<Self>) -> Result<(), StorageError> {
@@ -360,6 +360,10 @@ struct FileDownload(File);
 
 #[async_trait]
 impl Download for FileDownload {
+    fn size(&self) -> u64 {
+        self.0.metadata().map_or(0, |metadata| metadata.len())
+    }
+
     async fn next(&mut self) -> Result<Option<Bytes>, StorageError> {
         let mut piece = vec![0; MIB];
         let count = self.0.read(&mut piece).unwrap();

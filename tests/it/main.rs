@@ -12,6 +12,8 @@ mod bc003_data;
 mod bc003_server;
 mod catalog;
 mod child;
+mod config;
+mod config_plan;
 mod dump;
 mod durable;
 #[cfg(feature = "failpoints")]
@@ -20,8 +22,6 @@ mod pipeline_archive;
 mod pipeline_openpgp;
 mod pipeline_store;
 mod restore_table;
-mod config;
-mod config_plan;
 mod retention;
 mod schedule;
 mod scratch;

@@ -75,7 +75,7 @@ impl Upload for WatchedUpload {
 
     async fn commit(self: Box<Self>, _proof: Complete, digest: Digest, size: u64) -> Result<Stored, StorageError> {
         self.watch.0.lock().unwrap().committed = Some((digest, size));
-        Ok(Stored { version: None, size })
+        Ok(Stored { version: None, size, digest: None })
     }
 
     async fn abort(self: Box<Self>) -> Result<(), StorageError> {
@@ -95,6 +95,10 @@ impl PieceDownload {
 
 #[async_trait]
 impl Download for PieceDownload {
+    fn size(&self) -> u64 {
+        self.0.iter().map(|piece| piece.len() as u64).sum()
+    }
+
     async fn next(&mut self) -> Result<Option<Bytes>, StorageError> {
         Ok(self.0.pop_front())
     }
