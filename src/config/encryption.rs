@@ -124,6 +124,8 @@ impl From<Fingerprint> for String {
 pub struct Verification {
     /// Certificates of signing keys, old ones too; the signing key's own is always among them.
     pub certificates: Vec<FilePath>,
+    /// The key that signs manifests where encryption is "none"; otherwise it stands in [encryption].
+    pub signing_key: Option<FilePath>,
 }
 
 impl Serialize for Encryption {

@@ -14,6 +14,7 @@ use crate::config::notify::Notify;
 use crate::config::place::Place;
 use crate::config::postgres::Postgres;
 use crate::config::secret::{FilePath, SecretUrl};
+use crate::model::lsn::SystemId;
 use crate::model::schedule::Zone;
 use crate::model::size::ByteSize;
 use crate::model::span::Span;
@@ -26,6 +27,10 @@ pub struct Config {
     pub cluster: String,
     /// A plan's file, or the name of a built-in plan: "bc-003", "dify", "managed". Without one there are no jobs.
     pub plan: Option<String>,
+    /// System identifiers that this cluster had before pg_upgrade; their repositories may be gone on with.
+    #[serde(default)]
+    #[schemars(with = "Vec<String>")]
+    pub former_systems: Vec<SystemId>,
     /// Folder for the agent's own state: run history, caches, locks.
     #[serde(default = "default_state_dir")]
     pub state_dir: FilePath,
@@ -89,9 +94,16 @@ pub struct Repository {
     pub part_size: Option<ByteSize>,
     /// Lock on what is written, where the bucket has it.
     pub object_lock: Option<ObjectLock>,
+    /// Whether the store itself refuses to overwrite (`If-None-Match`); AWS, MinIO and Ceph do, rclone and garage do not.
+    #[serde(default = "yes")]
+    pub conditional_put: bool,
     /// Tags of what is written.
     #[serde(default)]
     pub tags: BTreeMap<String, String>,
+}
+
+fn yes() -> bool {
+    true
 }
 
 /// Lock against deletion.
@@ -128,7 +140,7 @@ pub struct Dump {
 
 impl Default for Dump {
     fn default() -> Self {
-        Self { compression_level: 6, threads: None, lock_timeout: Span::seconds(30) }
+        Self { compression_level: 3, threads: None, lock_timeout: Span::seconds(30) }
     }
 }
 

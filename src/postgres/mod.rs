@@ -17,6 +17,7 @@ mod passfile;
 pub mod pg_dump;
 pub mod pg_restore;
 pub mod request;
+mod server;
 pub mod tables;
 mod tls;
 pub mod tools;

@@ -65,14 +65,16 @@ pub struct Options {
 }
 
 /// What the verb works with.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub struct Doors {
     /// The database.
     pub connection: Connection,
     /// pg_dump and its kin.
     pub tools: ClientTools,
-    /// Where to store; at least one.
+    /// Where to store.
     pub repositories: Vec<Repository>,
+    /// Repositories that should have it too and could not be opened, and why.
+    pub unopened: Vec<(String, Failure)>,
     /// Whom to encrypt to; absent stores in the clear, which the operator wrote out.
     pub recipients: Option<Recipients>,
 }
@@ -82,6 +84,10 @@ pub async fn run(options: &Options, doors: &Doors, setting: &Setting) -> Result<
     let started = setting.clock.now();
     let name = ArtifactName::new(&options.folder, &options.name_prefix, started)
         .map_err(|error| Failure::new(FailureKind::Usage, error.to_string()))?;
+    if let (true, Some((_, failure))) = (doors.repositories.is_empty(), doors.unopened.first()) {
+        let message = format!("store the dump: {}", failure.full_message());
+        return Err(Failure::new(failure.kind, message).hint(failure.hint.clone().unwrap_or_default()));
+    }
     let mut findings = encryption_findings(doors, started);
     setting.events.step("taking the snapshot");
     let scope = DumpScope {
@@ -190,7 +196,12 @@ fn conclude(
 ) -> Result<Outcome, Failure> {
     let mut targets = targets;
     target::require_one(&mut targets)?;
-    let repositories: Vec<RepositoryOutcome> = targets.iter().map(Target::outcome).collect();
+    let unopened = draft.doors.unopened.iter().map(|(name, failure)| RepositoryOutcome {
+        repository: name.clone(),
+        error: Some(failure.full_message()),
+        stored_bytes: 0,
+    });
+    let repositories: Vec<RepositoryOutcome> = targets.iter().map(Target::outcome).chain(unopened).collect();
     let failed = repositories.iter().filter(|repository| repository.error.is_some()).count();
     for repository in repositories.iter().filter(|repository| repository.error.is_some()) {
         let message = format!("repository {} does not have this dump", repository.repository);

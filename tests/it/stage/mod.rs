@@ -4,9 +4,9 @@ pub mod objects;
 pub mod s3;
 pub mod s3_fault;
 mod s3_shelf;
+pub mod s3_storage;
 pub mod site;
 pub(crate) mod uploads;
-pub mod s3_storage;
 
 /// Where files cost least: in memory where there is room, else where temporary files go.
 pub fn quick_place() -> std::path::PathBuf {

@@ -121,6 +121,7 @@ impl Site {
             connection: self.connection(),
             tools: self.tools(),
             repositories: self.repositories.clone(),
+            unopened: Vec::new(),
             recipients: Some(recipients),
         }
     }

@@ -1,0 +1,53 @@
+//! Wiring: from a validated configuration to opened doors. The only room that knows all concrete types.
+//!
+//! Nothing is opened before it is needed: `plan` and `config` work without a database, `backup list` without a key.
+//! Secrets are resolved anew each time a door is opened, and live no longer than it.
+
+pub mod keys;
+pub mod policies;
+mod postgres;
+mod repositories;
+mod secrets;
+pub mod verbs;
+
+use std::sync::Arc;
+
+use tokio_util::sync::CancellationToken;
+
+use crate::config::{Environment, Loaded, Plan};
+use crate::host::{Clock, SystemClock};
+use crate::model::event::Events;
+use crate::model::failure::{Failure, FailureKind};
+use crate::model::id::RunId;
+use crate::ops::Setting;
+
+/// A loaded configuration and what is needed to act on it.
+#[derive(Clone, Debug)]
+pub struct App {
+    /// What the operator wrote.
+    pub loaded: Arc<Loaded>,
+    /// The environment it was loaded with, for PostgreSQL's own variables.
+    pub environment: Arc<Environment>,
+    /// The time.
+    pub clock: Arc<dyn Clock>,
+}
+
+impl App {
+    /// An application on the real clock.
+    pub fn new(loaded: Loaded, environment: Environment) -> Self {
+        Self { loaded: Arc::new(loaded), environment: Arc::new(environment), clock: Arc::new(SystemClock::new()) }
+    }
+
+    /// The plan, which jobs come from.
+    pub fn plan(&self) -> Result<&Plan, Failure> {
+        self.loaded.plan.as_ref().ok_or_else(|| {
+            Failure::new(FailureKind::Usage, "find the plan: the configuration names none")
+                .hint("Set plan = \"bc-003\" (built in) or the path of a plan's file in dbagent.toml.")
+        })
+    }
+
+    /// What a verb is given for a run of its own.
+    pub fn setting(&self, events: Events, stop: CancellationToken) -> Setting {
+        Setting { run: RunId::new(self.clock.now()), clock: self.clock.clone(), events, stop }
+    }
+}

@@ -1,0 +1,61 @@
+//! From `[postgres]` to a connection and the client tools that fit its server.
+
+use crate::app::{App, secrets};
+use crate::config::SslMode;
+use crate::model::failure::{Failure, FailureKind};
+use crate::model::verb::Verb;
+use crate::postgres::{ClientTools, Connection, ConnectionRequest};
+
+impl App {
+    /// The login, acting as the role that `[postgres.roles]` names for `verb`, in `database` where one is named.
+    pub fn connection(&self, verb: Verb, database: Option<&str>) -> Result<Connection, Failure> {
+        let settings = &self.loaded.config.postgres;
+        let password =
+            settings.secret().map(|secret| secrets::resolve(&secret, "the PostgreSQL password")).transpose()?;
+        let path = |path: &Option<crate::config::FilePath>| path.as_ref().map(|path| path.to_path_buf());
+        let request = ConnectionRequest {
+            url: settings.url.as_ref().map(|url| url.expose().to_string()),
+            host: settings.host.clone(),
+            port: settings.port,
+            user: settings.user.clone(),
+            database: settings.database.clone(),
+            sslmode: settings.sslmode.map(sslmode).map(str::to_owned),
+            sslrootcert: path(&settings.sslrootcert).map(|path| path.to_string_lossy().into_owned()),
+            password,
+            service: settings.service.clone(),
+            passfile: path(&settings.passfile),
+            service_file: path(&settings.service_file),
+            application_name: None,
+            role: settings.roles.get(&verb).cloned(),
+            connect_timeout: settings.connect_timeout.map(|span| span.to_duration()),
+            environment: self.environment.0.clone(),
+        };
+        let connection = request.resolve()?;
+        Ok(match database {
+            Some(database) => connection.with_database(database),
+            None => connection,
+        })
+    }
+
+    /// Client tools that fit the server of `connection`.
+    pub async fn tools(&self, connection: &Connection) -> Result<ClientTools, Failure> {
+        let major = connection.server_major().await?;
+        let directory = self.loaded.config.postgres.bin_directory.clone();
+        let found = tokio::task::spawn_blocking(move || ClientTools::find(directory.as_deref(), major));
+        let found = found.await.map_err(|error| {
+            Failure::new(FailureKind::Failed, "look for the PostgreSQL client programs").because(error)
+        })?;
+        Ok(found?)
+    }
+}
+
+fn sslmode(mode: SslMode) -> &'static str {
+    match mode {
+        SslMode::Disable => "disable",
+        SslMode::Allow => "allow",
+        SslMode::Prefer => "prefer",
+        SslMode::Require => "require",
+        SslMode::VerifyCa => "verify-ca",
+        SslMode::VerifyFull => "verify-full",
+    }
+}

@@ -1,0 +1,122 @@
+//! Carries out one job of the plan: from the plan's words to a verb's options and opened doors.
+
+use std::num::NonZeroUsize;
+use std::thread::available_parallelism;
+use std::time::Duration;
+
+use crate::app::App;
+use crate::config::Job;
+use crate::model::failure::{Failure, FailureKind};
+use crate::model::outcome::Outcome;
+use crate::model::span::Span;
+use crate::model::verb::Verb;
+use crate::ops::{Setting, dump, expire, restore};
+use crate::pipeline::gzip::Level;
+
+/// Longest silence of pg_dump unless the job says otherwise.
+const NO_PROGRESS: Duration = Duration::from_secs(15 * 60);
+
+/// Longest a repository may take nothing.
+const STALL: Duration = Duration::from_secs(10 * 60);
+
+/// More compressing threads than this are not taken unasked.
+const THREADS_UNASKED: usize = 4;
+
+impl App {
+    /// The job `name` of the plan.
+    pub fn job(&self, name: &str) -> Result<&Job, Failure> {
+        let plan = self.plan()?;
+        plan.job.get(name).ok_or_else(|| {
+            let names: Vec<&str> = plan.job.keys().map(String::as_str).collect();
+            Failure::new(FailureKind::NothingMatches, format!("find the job {name} in the plan {}", plan.name))
+                .hint(format!("Its jobs are: {}.", names.join(", ")))
+        })
+    }
+
+    /// Runs the job `name` once. `only` limits it to some repositories (a retry of those that were left behind).
+    pub async fn run_job(&self, name: &str, only: Option<&[String]>, setting: &Setting) -> Result<Outcome, Failure> {
+        let job = self.job(name)?;
+        match job.verb {
+            Verb::Dump => self.run_dump(name, job, only, setting).await,
+            Verb::Expire => {
+                let repositories = self.repositories(None).await?;
+                expire::run(&repositories, &self.expire_options()?, setting).await
+            }
+            verb => Err(Failure::new(FailureKind::Usage, format!("run the job {name}: {verb} is not built yet"))
+                .hint("`dbagent plan` shows which jobs this version runs.")),
+        }
+    }
+
+    async fn run_dump(
+        &self,
+        name: &str,
+        job: &Job,
+        only: Option<&[String]>,
+        setting: &Setting,
+    ) -> Result<Outcome, Failure> {
+        let doors = self.dump_doors(job, only).await?;
+        dump::run(&self.dump_options(name, job)?, &doors, setting).await
+    }
+
+    async fn dump_doors(&self, job: &Job, only: Option<&[String]>) -> Result<dump::Doors, Failure> {
+        let connection = self.connection(Verb::Dump, job.database.as_deref())?;
+        let tools = self.tools(&connection).await?;
+        let wanted = |name: &str| job.writes_to(name) && only.is_none_or(|only| only.iter().any(|each| each == name));
+        let (mut repositories, mut unopened) = self.try_repositories(None).await?;
+        repositories.retain(|repository| wanted(&repository.name));
+        unopened.retain(|(name, _)| wanted(name));
+        Ok(dump::Doors { connection, tools, repositories, unopened, recipients: self.recipients()? })
+    }
+
+    fn dump_options(&self, name: &str, job: &Job) -> Result<dump::Options, Failure> {
+        let config = &self.loaded.config;
+        let storage_class = config.repository.iter().filter_map(|(repository, settings)| {
+            let class = job.storage_class_in(repository).or(settings.storage_class.as_deref());
+            Some((repository.clone(), class?.to_owned()))
+        });
+        let seconds = |span: Option<Span>, unless: Duration| span.map_or(unless, |span| span.to_duration());
+        Ok(dump::Options {
+            job: name.to_owned(),
+            plan: self.plan()?.name.clone(),
+            cluster: config.cluster.clone(),
+            former_systems: config.former_systems.clone(),
+            tables: job.tables.clone(),
+            folder: job.folder.clone().unwrap_or_else(|| name.to_owned()),
+            name_prefix: job.name_prefix.clone().unwrap_or_else(|| name.to_owned()),
+            storage_class: storage_class.collect(),
+            large_objects: job.large_objects.unwrap_or(false),
+            lock_timeout: seconds(job.lock_timeout, seconds(Some(config.dump.lock_timeout), Duration::from_secs(30))),
+            no_progress_timeout: seconds(job.no_progress_timeout, NO_PROGRESS),
+            stall_timeout: STALL,
+            level: Level::new(config.dump.compression_level).unwrap_or_default(),
+            threads: self.threads(),
+        })
+    }
+
+    fn threads(&self) -> NonZeroUsize {
+        let cores = available_parallelism().map_or(1, NonZeroUsize::get).min(THREADS_UNASKED);
+        let threads = self.loaded.config.dump.threads.map_or(cores, usize::from);
+        NonZeroUsize::new(threads).unwrap_or(NonZeroUsize::MIN)
+    }
+
+    /// What a restore works with, reading from all repositories or from the one called `only`.
+    pub async fn restore_doors(&self, only: Option<&str>, jobs: Option<usize>) -> Result<restore::Doors, Failure> {
+        let connection = self.connection(Verb::RestoreTest, None)?;
+        let tools = self.tools(&connection).await?;
+        let (repositories, unopened) = self.try_repositories(only).await?;
+        for (name, failure) in &unopened {
+            tracing::warn!(repository = name, error = failure.full_message(), "cannot be opened");
+        }
+        if let (true, Some((_, failure))) = (repositories.is_empty(), unopened.into_iter().next()) {
+            return Err(failure);
+        }
+        let settings = &self.loaded.config.restore;
+        let scratch_directory = match &settings.scratch_directory {
+            Some(directory) => directory.to_path_buf(),
+            None => std::env::temp_dir(),
+        };
+        let cores = available_parallelism().map_or(1, NonZeroUsize::get);
+        let jobs = jobs.or(settings.jobs.map(usize::from)).unwrap_or(cores).max(1);
+        Ok(restore::Doors { connection, tools, repositories, keys: self.decryption_keys()?, scratch_directory, jobs })
+    }
+}

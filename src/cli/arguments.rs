@@ -1,0 +1,279 @@
+//! The command line as people type it. Parsing only: what the words mean is decided where they are used.
+//!
+//! Global flags stand before or after the verb. Commands whose verbs are not built yet are not listed.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+/// Exit codes, as `--help` shows them below the commands.
+pub const AFTER_HELP: &str = "\
+Exit codes:
+  0 ok   1 failed   2 usage or configuration   3 done, with findings   10 nothing matches   11 lock held
+  12 authentication or decryption   13 integrity broken   14 target outside the recovery window
+  15 refused for safety
+
+First steps: `dbagent demo` shows everything on a throw-away PostgreSQL; `dbagent init` sets up your own.";
+
+/// Keeps a PostgreSQL cluster recoverable, tidy and honest.
+#[derive(Debug, Parser)]
+#[command(name = "dbagent", version, about, after_help = AFTER_HELP, max_term_width = 110, propagate_version = true)]
+pub struct Arguments {
+    #[command(flatten)]
+    pub global: Global,
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// Flags that every command takes.
+#[derive(Clone, Debug, Args)]
+pub struct Global {
+    /// Configuration file [default: $DBAGENT_CONFIG, ./dbagent.toml, /etc/dbagent/dbagent.toml]
+    #[arg(long, global = true, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+    /// Write one JSON object to standard output
+    #[arg(long, global = true)]
+    pub json: bool,
+    /// Say less: only results and errors
+    #[arg(short, long, global = true)]
+    pub quiet: bool,
+    /// Say more; twice for everything
+    #[arg(short, long, global = true, action = clap::ArgAction::Count)]
+    pub verbose: u8,
+    /// When to use colour (NO_COLOR is respected)
+    #[arg(long, global = true, value_enum, default_value_t = Color::Auto, value_name = "WHEN")]
+    pub color: Color,
+}
+
+/// When to use colour.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Color {
+    /// On a terminal
+    Auto,
+    /// Always
+    Always,
+    /// Never
+    Never,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// A guided tour on a throw-away PostgreSQL and a local repository, for real, in about a minute
+    Demo(Demo),
+    /// Write dbagent.toml, make the keys, print the next steps
+    Init(Init),
+    /// Run the agent: the scheduler, until it is told to stop
+    Run,
+    /// What is protected now
+    Status,
+    /// Is everything in place: one line per check, with the remedy
+    Check(Check),
+    /// The jobs of the plan and their next times
+    Plan,
+    /// Jobs: list them, run one now, see what ran
+    #[command(subcommand)]
+    Job(Job),
+    /// What is stored: list, show, verify, keep, delete
+    #[command(subcommand)]
+    Backup(Backup),
+    /// Restore a database or a table
+    Restore(Restore),
+    /// Apply retention; with --plan, show what would go and why
+    Expire(Expire),
+    /// The configuration: show it merged, check it, print an example or its schema
+    #[command(subcommand)]
+    Config(Config),
+    /// Exit 0 if a running agent answers (for containers)
+    Healthcheck,
+    /// Print the completion script of a shell
+    Completions {
+        /// The shell
+        #[arg(value_enum)]
+        shell: clap_complete::Shell,
+    },
+    /// Write the manual pages into a directory
+    Man {
+        /// Where to write them
+        directory: PathBuf,
+    },
+}
+
+#[derive(Debug, Args)]
+pub struct Demo {
+    /// Leave the stage standing in this directory: the server, the repository, the keys
+    #[arg(long, value_name = "DIR")]
+    pub keep: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+pub struct Init {
+    /// Where to put dbagent.toml and the keys
+    #[arg(long, value_name = "DIR", default_value = ".")]
+    pub directory: PathBuf,
+    /// Certificate to encrypt to; may be given several times. Without one, a pair is made
+    #[arg(long, value_name = "FILE")]
+    pub recipient: Vec<PathBuf>,
+    /// Do not ask, take the defaults
+    #[arg(long)]
+    pub yes: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct Check {
+    /// One line and exit code as Nagios plugins have them
+    #[arg(long)]
+    pub nagios: bool,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Job {
+    /// The jobs of the plan
+    List,
+    /// Run one job now, through the running agent if there is one
+    Run {
+        /// Name of the job
+        name: String,
+    },
+    /// What ran, newest first
+    History {
+        /// Only this job
+        name: Option<String>,
+        /// At most this many runs
+        #[arg(long, default_value_t = 20)]
+        last: usize,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Backup {
+    /// What is stored and can be restored
+    List {
+        /// Only of this job
+        #[arg(long)]
+        job: Option<String>,
+        /// Only in this repository
+        #[arg(long)]
+        repository: Option<String>,
+    },
+    /// One backup in full
+    Show {
+        /// Full id, unique prefix, latest or oldest
+        backup: String,
+    },
+    /// Read every stored byte back and check it against the signed manifest
+    Verify {
+        /// Full id, unique prefix, latest or oldest; all of them when absent
+        backup: Option<String>,
+        /// Also decrypt and decompress, and compare contents and row sums (needs the private key)
+        #[arg(long)]
+        deep: bool,
+        /// Only in this repository
+        #[arg(long)]
+        repository: Option<String>,
+    },
+    /// Keep a backup whatever retention says
+    Keep {
+        /// Full id, unique prefix, latest or oldest
+        backup: String,
+        /// Why, for those who find it later
+        #[arg(long, default_value = "kept by hand")]
+        reason: String,
+        /// Put it under retention again
+        #[arg(long)]
+        release: bool,
+    },
+    /// Delete a backup
+    Delete {
+        /// Full id, unique prefix, latest or oldest
+        backup: String,
+        /// Only in this repository
+        #[arg(long)]
+        repository: Option<String>,
+        #[command(flatten)]
+        consent: Consent,
+    },
+}
+
+/// How a destructive command is shown, asked for and confirmed.
+#[derive(Clone, Debug, Args)]
+pub struct Consent {
+    /// Show what would be done and do nothing
+    #[arg(long)]
+    pub plan: bool,
+    /// Do not ask; never overrides a safety refusal
+    #[arg(long)]
+    pub yes: bool,
+}
+
+#[derive(Debug, Args)]
+#[command(group(clap::ArgGroup::new("what").required(true).args(["database", "table"])))]
+pub struct Restore {
+    /// Restore this database, into a new one
+    #[arg(long, value_name = "NAME")]
+    pub database: Option<String>,
+    /// Restore this table (schema optional), beside the one that is there unless --mode says otherwise
+    #[arg(long, value_name = "NAME")]
+    pub table: Option<String>,
+    /// Which backup: full id, unique prefix, latest or oldest
+    #[arg(long, value_name = "ID", default_value = "latest")]
+    pub backup: String,
+    /// The last backup at or before this instant (2026-03-01T14:30:00Z; an offset is required)
+    #[arg(long, value_name = "TIME", conflicts_with = "backup")]
+    pub until: Option<String>,
+    /// Read from this repository
+    #[arg(long, value_name = "NAME")]
+    pub repository: Option<String>,
+    /// Name of the database to make [default: the one that was dumped, if it is gone]
+    #[arg(long, value_name = "NAME", conflicts_with = "table")]
+    pub to_database: Option<String>,
+    /// Replace an existing database (its name must be typed)
+    #[arg(long, conflicts_with = "table")]
+    pub replace: bool,
+    /// Name of the new table [default: NAME_restored]
+    #[arg(long, value_name = "SCHEMA.NAME", requires = "table")]
+    pub r#as: Option<String>,
+    /// Bring the rows into the existing table
+    #[arg(long, value_enum, requires = "table", conflicts_with = "as")]
+    pub mode: Option<TableMode>,
+    /// Leave owners and privileges out
+    #[arg(long)]
+    pub no_owner: bool,
+    /// Connections that load and index at once
+    #[arg(long, value_name = "N")]
+    pub jobs: Option<usize>,
+    /// Rebuild the table's indexes afterwards
+    #[arg(long, requires = "table")]
+    pub reindex: bool,
+    /// Take manifests that no trusted key signed
+    #[arg(long)]
+    pub accept_unsigned: bool,
+    #[command(flatten)]
+    pub consent: Consent,
+}
+
+/// What becomes of rows that are there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum TableMode {
+    /// Insert what is missing, update what differs, delete nothing
+    Merge,
+    /// Make the table equal to the backup: insert, update and delete exactly the rows that differ
+    Replace,
+}
+
+#[derive(Debug, Args)]
+pub struct Expire {
+    #[command(flatten)]
+    pub consent: Consent,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Config {
+    /// The merged configuration, where each value comes from, secrets masked
+    Show,
+    /// Is the configuration sound
+    Check,
+    /// An example to start from
+    Example,
+    /// The JSON schema of dbagent.toml
+    Schema,
+}
