@@ -5,6 +5,7 @@
 
 pub mod entry;
 pub mod error;
+pub mod history;
 pub mod identity;
 pub mod inventory;
 pub mod lease;

@@ -7,7 +7,8 @@ use std::error::Error;
 use std::fmt;
 
 /// What kind of failure it is; each has one exit code.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum FailureKind {
     /// Anything without a kind of its own.
     Failed,
