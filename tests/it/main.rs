@@ -25,5 +25,8 @@ mod restore_table;
 mod retention;
 mod schedule;
 mod scratch;
+mod scheduler;
+mod scheduler_history;
+mod scheduler_stage;
 mod storage_conformance;
 mod storage_servers;
