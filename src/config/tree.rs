@@ -6,11 +6,15 @@
 use std::collections::BTreeMap;
 use std::ops::Range;
 use std::path::Path;
+use std::sync::Arc;
 
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
 use crate::config::error::{ConfigError, Origin};
+
+/// Bytes of a line past which columns count bytes: nobody looks there, and counting would take its time.
+const LONG_LINE: usize = 4096;
 
 /// One value with where it stands.
 #[derive(Clone, Debug)]
@@ -106,7 +110,7 @@ impl Node {
 
 /// Reads TOML. Every error that the parser can go on after is told.
 pub(in crate::config) fn parse(file: &Path, text: &str) -> Result<Node, Vec<ConfigError>> {
-    let places = Places { file, text };
+    let places = Places::of(file, text);
     if let Some(at) = text.find('\0') {
         return Err(vec![ConfigError::new(places.at(at..at), "", "a NUL byte is in the text")]);
     }
@@ -126,17 +130,26 @@ pub(in crate::config) fn parse(file: &Path, text: &str) -> Result<Node, Vec<Conf
     if errors.is_empty() { Ok(root) } else { Err(errors) }
 }
 
+/// Turns byte positions into lines and columns.
 struct Places<'a> {
-    file: &'a Path,
+    file: Arc<Path>,
     text: &'a str,
+    /// Where each line begins, in bytes.
+    lines: Vec<usize>,
 }
 
-impl Places<'_> {
+impl<'a> Places<'a> {
+    fn of(file: &Path, text: &'a str) -> Self {
+        let after_breaks = text.match_indices('\n').map(|(at, _)| at + 1);
+        Self { file: file.into(), text, lines: std::iter::once(0).chain(after_breaks).collect() }
+    }
+
     fn at(&self, span: Range<usize>) -> Origin {
-        let before = self.text.get(..span.start).unwrap_or(self.text);
-        let line = before.matches('\n').count() + 1;
-        let column = before.rsplit('\n').next().unwrap_or_default().chars().count() + 1;
-        Origin::File { file: self.file.into(), line, column }
+        let line = self.lines.partition_point(|begin| *begin <= span.start);
+        let begin = line.checked_sub(1).and_then(|at| self.lines.get(at)).copied().unwrap_or_default();
+        let before = self.text.get(begin..span.start).unwrap_or_default();
+        let column = 1 + if before.len() > LONG_LINE { before.len() } else { before.chars().count() };
+        Origin::File { file: Arc::clone(&self.file), line, column }
     }
 
     fn table(&self, table: DeTable<'_>, errors: &mut Vec<ConfigError>) -> BTreeMap<String, Node> {

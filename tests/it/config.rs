@@ -336,6 +336,18 @@ fn f24_files_that_are_no_text_are_refused() {
 }
 
 #[test]
+fn f24_huge_and_deep_files_are_refused_in_good_time() {
+    let deep_key = format!("{} = 1", vec!["a"; 400_000].join("."));
+    let deep_list = format!("a = {}", "[".repeat(1_000_000));
+    let deep_table = format!("a = {}", "{ a = ".repeat(150_000));
+    let many: String = (0..60_000).map(|n| format!("key{n} = 1\n")).collect();
+    let one_line = format!("a = [{}]", "1,".repeat(500_000));
+    for text in [deep_key, deep_list, deep_table, many, one_line] {
+        assert!(!Folder::with(&text).errors(&[]).is_empty());
+    }
+}
+
+#[test]
 fn the_environment_alone_is_enough() {
     let request = LoadRequest { path: None, search: vec!["/nonexistent/dbagent.toml".into()] };
     let variables = environment(&[
@@ -638,7 +650,7 @@ fn f24_no_text_panics() {
     let mut random = StdRng::seed_from_u64(24);
     let folder = Folder::with("");
     let (mut good, mut bad) = (0, 0);
-    for round in 0..3_000 {
+    for round in 0..1_000 {
         let bytes = if round % 2 == 0 {
             (0..random.random_range(0..30))
                 .map(|_| pieces[random.random_range(0..pieces.len())])
@@ -661,5 +673,5 @@ fn f24_no_text_panics() {
             }
         }
     }
-    assert!(good > 100 && bad > 1_000, "{good} loaded, {bad} did not");
+    assert!(good > 30 && bad > 400, "{good} loaded, {bad} did not");
 }
