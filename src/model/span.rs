@@ -75,6 +75,9 @@ impl Span {
     /// Whether it ends sooner than `other` from any day of a leap cycle: 1095 days are shorter than 36 months,
     /// because 36 months may have a leap day.
     pub fn may_be_shorter_than(&self, other: &Self) -> bool {
+        if self == other {
+            return false;
+        }
         let first = NaiveDate::from_ymd_opt(2024, 1, 1).unwrap_or_default();
         let starts = first.iter_days().take(4 * 365 + 1).filter_map(|day| day.and_hms_opt(0, 0, 0));
         starts.map(|start| start.and_utc()).any(|start| self.after(start) < other.after(start))

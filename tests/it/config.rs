@@ -650,7 +650,7 @@ fn f24_no_text_panics() {
     let mut random = StdRng::seed_from_u64(24);
     let folder = Folder::with("");
     let (mut good, mut bad) = (0, 0);
-    for round in 0..1_000 {
+    for round in 0..600 {
         let bytes = if round % 2 == 0 {
             (0..random.random_range(0..30))
                 .map(|_| pieces[random.random_range(0..pieces.len())])
@@ -673,5 +673,5 @@ fn f24_no_text_panics() {
             }
         }
     }
-    assert!(good > 30 && bad > 400, "{good} loaded, {bad} did not");
+    assert!(good > 20 && bad > 250, "{good} loaded, {bad} did not");
 }
