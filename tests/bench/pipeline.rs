@@ -13,7 +13,7 @@
 use std::collections::VecDeque;
 use std::fmt::Write as _;
 use std::fs::File;
-use std::io::{self, BufRead, BufReader, Cursor, Read, Seek, Write};
+use std::io::{self, Cursor, Read, Seek, Write};
 use std::num::NonZeroUsize;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
@@ -42,8 +42,11 @@ fn main() {
     let text = sample();
     println!("sample of {} MiB of COPY text; {} cores", text.len() / MIB, cores());
     let small = &text[..text.len().min(48 * MIB)];
-    levels(small);
-    threads(small);
+    let framed = framed(small);
+    let reference = zlib("zlib 6 of the rows, as pg_dump -Z6", small);
+    zlib("zlib 6 of the archive", &framed);
+    levels(&framed, reference);
+    threads(&framed);
     parts(small);
     let archive = Archive::write(&text);
     let runtime = tokio::runtime::Runtime::new().unwrap();
@@ -133,26 +136,24 @@ fn rate(bytes: usize, cost: &Cost) -> String {
     )
 }
 
+/// The compressor of pg_dump, gzip and the rest; answers the compressed size.
+fn zlib(name: &str, bytes: &[u8]) -> usize {
+    let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::new(6));
+    let ((), spent) = cost(|| encoder.write_all(bytes).unwrap());
+    let size = encoder.finish().unwrap().len();
+    println!("{name:<34} {} ratio {:.3}", rate(bytes.len(), &spent), bytes.len() as f64 / size as f64);
+    size
+}
+
 /// libdeflate alone: what one core can do at each level.
-fn levels(text: &[u8]) {
-    let reference = {
-        let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::new(6));
-        let ((), spent) = cost(|| encoder.write_all(text).unwrap());
-        let size = encoder.finish().unwrap().len();
-        println!(
-            "zlib level 6 as one stream        {} ratio {:.3}",
-            rate(text.len(), &spent),
-            text.len() as f64 / size as f64
-        );
-        size
-    };
+fn levels(text: &[u8], reference: usize) {
     for level in 1..=6 {
         let mut compressor = Compressor::new(CompressionLvl::new(level).unwrap());
         let mut output = vec![0; compressor.gzip_compress_bound(MIB)];
         let (size, spent) =
             cost(|| text.chunks(MIB).map(|block| compressor.gzip_compress(block, &mut output).unwrap()).sum::<usize>());
         println!(
-            "libdeflate level {level}, 1 MiB members {} ratio {:.3}, {:.3} x the size of zlib 6",
+            "libdeflate level {level}, 1 MiB members {} ratio {:.3}, {:.3} x pg_dump -Z6",
             rate(text.len(), &spent),
             text.len() as f64 / size as f64,
             size as f64 / reference as f64
@@ -213,6 +214,16 @@ fn parts(text: &[u8]) {
     println!("OpenPGP, gnupg profile            {}", rate(text.len(), &spent));
 }
 
+/// Rows as chunks of an archive.
+fn framed(text: &[u8]) -> Vec<u8> {
+    let mut framed = Vec::with_capacity(text.len() + text.len() / 50);
+    for row in text.split_inclusive(|byte| *byte == b'\n') {
+        framed.extend(integer(row.len() as i32));
+        framed.extend(row);
+    }
+    framed
+}
+
 /// An archive on disk, as pg_dump -Fc -Z0 writes it: a chunk for each row. Read several times over as so many tables.
 struct Archive {
     rows: File,
@@ -221,16 +232,10 @@ struct Archive {
 
 impl Archive {
     fn write(text: &[u8]) -> Self {
-        let mut framed = io::BufWriter::new(tempfile::tempfile().unwrap());
-        let mut rows = BufReader::new(text);
-        let (mut row, mut bytes) = (Vec::new(), 0);
-        while rows.read_until(b'\n', &mut row).unwrap() > 0 {
-            framed.write_all(&integer(row.len() as i32)).unwrap();
-            framed.write_all(&row).unwrap();
-            bytes += row.len() + 5;
-            row.clear();
-        }
-        Self { rows: framed.into_inner().unwrap(), bytes }
+        let mut rows = tempfile::tempfile().unwrap();
+        let framed = framed(text);
+        rows.write_all(&framed).unwrap();
+        Self { rows, bytes: framed.len() }
     }
 
     fn source(&self) -> Box<dyn Source> {

@@ -1,84 +1,17 @@
 //! Recipients and messages against real GnuPG: it reads what we write, we read what it writes, bad keys are refused.
 
 use std::io::{Read, Write};
-use std::process::{Command, Output, Stdio};
+use std::time::SystemTime;
 
 use chrono::{DateTime, Duration, TimeZone, Utc};
 use dbagent::pipeline::openpgp::{
     DecryptionKeys, KeyPair, OpenPgpError, Profile, Recipients, Refusal, generate_encryption_pair, generate_signing_key,
 };
 use secrecy::SecretString;
+use sequoia_openpgp::cert::CertBuilder;
+use sequoia_openpgp::serialize::SerializeInto;
 
-/// A GnuPG home of its own, agent included.
-pub(crate) struct Gpg(tempfile::TempDir);
-
-impl Gpg {
-    pub(crate) fn new() -> Self {
-        let home = tempfile::Builder::new().prefix("gpg").tempdir_in("/tmp").unwrap();
-        std::fs::write(home.path().join("gpg-agent.conf"), "s2k-count 65536\n").unwrap();
-        Self(home)
-    }
-
-    /// Runs gpg in batch mode; answers what it printed and whether it was content.
-    pub(crate) fn try_run(&self, arguments: &[&str], input: &[u8]) -> Output {
-        let mut child = Command::new("gpg")
-            .args(["--homedir", self.0.path().to_str().unwrap(), "--batch", "--no-tty", "--pinentry-mode", "loopback"])
-            .args(["--trust-model", "always", "--quiet"])
-            .args(arguments)
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .spawn()
-            .unwrap();
-        let mut stdin = child.stdin.take().unwrap();
-        std::thread::scope(|scope| {
-            scope.spawn(move || stdin.write_all(input));
-            child.wait_with_output().unwrap()
-        })
-    }
-
-    pub(crate) fn run(&self, arguments: &[&str], input: &[u8]) -> Vec<u8> {
-        let output = self.try_run(arguments, input);
-        assert!(output.status.success(), "gpg {arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
-        output.stdout
-    }
-
-    pub(crate) fn import(&self, key: &[u8]) {
-        self.run(&["--import"], key);
-    }
-
-    fn fingerprint(&self, who: &str) -> String {
-        let listing = String::from_utf8(self.run(&["--with-colons", "--list-keys", who], b"")).unwrap();
-        let line = listing.lines().find(|line| line.starts_with("fpr:")).unwrap();
-        line.split(':').nth(9).unwrap().to_owned()
-    }
-
-    /// Makes a key that signs, and a subkey that encrypts if `subkey` names its algorithm; answers the fingerprint.
-    fn make(&self, who: &str, algorithm: &str, subkey: &str, expires: &str, more: &[&str]) -> String {
-        let quick = ["--passphrase", "right", "--quick-generate-key", who, algorithm, "default", expires];
-        self.run(&[more, &quick].concat(), b"");
-        let fingerprint = self.fingerprint(who);
-        if !subkey.is_empty() {
-            let quick = ["--passphrase", "right", "--quick-add-key", &fingerprint, subkey, "encr", expires];
-            self.run(&[more, &quick].concat(), b"");
-        }
-        fingerprint
-    }
-
-    fn secret(&self, who: &str) -> Vec<u8> {
-        self.run(&["--passphrase", "right", "--export-secret-keys", who], b"")
-    }
-
-    fn public(&self, who: &str) -> Vec<u8> {
-        self.run(&["--armor", "--export", who], b"")
-    }
-}
-
-impl Drop for Gpg {
-    fn drop(&mut self) {
-        let _ = Command::new("gpgconf").args(["--homedir", self.0.path().to_str().unwrap(), "--kill", "all"]).status();
-    }
-}
+use super::stage::gpg::Gpg;
 
 pub(crate) fn noon() -> DateTime<Utc> {
     Utc.with_ymd_and_hms(2025, 11, 3, 12, 0, 0).unwrap()
@@ -149,6 +82,22 @@ fn the_rfc9580_profile_needs_certificates_that_advertise_it() {
     let pairs = pairs(1);
     let refused = Recipients::new(&[&pairs[0].public], &[&pairs[0].fingerprint], Profile::Rfc9580, noon());
     assert_eq!(refusals(refused), [Refusal::NotRfc9580]);
+    let (modern, _) =
+        CertBuilder::general_purpose(Some("modern")).set_creation_time(SystemTime::from(noon())).generate().unwrap();
+    let (public, secret) = (modern.to_vec().unwrap(), modern.as_tsk().to_vec().unwrap());
+    let fingerprint = modern.fingerprint().to_hex();
+    let mut read = Vec::new();
+    for (profile, version) in [(Profile::Gnupg, 1), (Profile::Rfc9580, 2)] {
+        let recipients = Recipients::new(&[&public], &[&fingerprint], profile, noon()).unwrap();
+        let message = encrypt(&recipients, &plaintext());
+        recipients.check(&message).unwrap();
+        let body = 2 + usize::from(message[1]);
+        assert_eq!((message[body], message[body + 2]), (0xd2, version), "tag, one byte of partial length, version");
+        let keys = DecryptionKeys::read(&secret, None).unwrap();
+        read.clear();
+        keys.decrypt(message.as_slice()).unwrap().read_to_end(&mut read).unwrap();
+        assert!(read == plaintext());
+    }
 }
 
 #[test]
@@ -214,7 +163,7 @@ fn f49_certificates_that_are_not_fit_are_refused_with_the_reason() {
     let refused = take("sha1", &sha1, now);
     assert!(matches!(&refused[..], [Refusal::Weak(why)] if why.contains("SHA1")), "{refused:?}");
     let revoked = gpg.make("revoked", "ed25519", "cv25519", "0", &[]);
-    let certificate = gpg.0.path().join("openpgp-revocs.d").join(format!("{revoked}.rev"));
+    let certificate = gpg.home().join("openpgp-revocs.d").join(format!("{revoked}.rev"));
     let text = std::fs::read_to_string(certificate).unwrap().replace(":-----BEGIN", "-----BEGIN");
     gpg.import(text.as_bytes());
     assert_eq!(take("revoked", &revoked, now), [Refusal::Revoked]);

@@ -15,7 +15,8 @@ use flate2::Compression;
 use flate2::write::GzEncoder;
 use tokio_util::sync::CancellationToken;
 
-use super::pipeline_openpgp::{Gpg, pairs, recipients};
+use super::pipeline_openpgp::{pairs, recipients};
+use super::stage::gpg::Gpg;
 use super::stage::uploads::{Fault, PieceDownload, Watch, destination};
 
 const MEMBER: usize = 1 << 20;

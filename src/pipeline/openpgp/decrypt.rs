@@ -1,6 +1,6 @@
 //! Decrypts a message while it streams, and fails on any change to it.
 //!
-//! The last megabytes are held back until the message's own integrity code has been checked, so that a message that
+//! The last megabyte is held back until the message's own integrity code has been checked, so that a message that
 //! fits is verified whole before its first byte is given out; of a longer one the beginning is given out unverified,
 //! and whoever reads it must not use it before the end. Legacy messages without an integrity code are refused.
 
@@ -23,8 +23,8 @@ use openpgp::types::SymmetricAlgorithm;
 
 use super::OpenPgpError;
 
-/// Plaintext held back, in bytes. About three times as much is in memory while decrypting.
-const HELD_BACK: usize = 4 << 20;
+/// Plaintext held back, in bytes. Several times as much is in memory while decrypting.
+const HELD_BACK: usize = 1 << 20;
 
 static POLICY: StandardPolicy<'static> = StandardPolicy::new();
 

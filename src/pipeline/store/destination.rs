@@ -11,6 +11,7 @@ use tokio::task::JoinHandle;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
+use crate::host::{FailPoint, reach};
 use crate::storage::{StorageError, StorageErrorKind, Upload};
 
 /// Pieces waiting for an upload beyond those it has taken.
@@ -91,7 +92,10 @@ async fn deliver(destination: Destination, mut queue: mpsc::Receiver<Delivery>, 
             () = stop.cancelled() => Ok(Ok(())),
         };
         match written {
-            Ok(Ok(())) => {}
+            Ok(Ok(())) => match reach(FailPoint::DumpPartSent) {
+                Ok(()) => {}
+                Err(error) => break StorageError::new(StorageErrorKind::Other, "write").because(error),
+            },
             Ok(Err(error)) => break error,
             Err(_) => break stalled(&name, stall_timeout),
         }

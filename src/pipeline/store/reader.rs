@@ -8,7 +8,7 @@ use std::sync::atomic::Ordering;
 use tokio_util::sync::CancellationToken;
 
 use super::Progress;
-use crate::host::{Complete, Source, SourceError};
+use crate::host::{Complete, FailPoint, Source, SourceError, reach};
 use crate::model::digest::{Digest, Hasher, TableSum};
 use crate::model::table::QualifiedTable;
 use crate::pipeline::PipelineError;
@@ -40,6 +40,7 @@ pub(super) fn read(
         let mut block = feeder.block()?;
         let bytes = block.fill(&mut source).map_err(|error| SourceError::io("read the source", error))?;
         let last = bytes.len() < MEMBER_BYTES;
+        pass(bytes.len(), size)?;
         hasher.update(bytes);
         size += bytes.len() as u64;
         if let Some(archive) = &mut archive {
@@ -54,10 +55,21 @@ pub(super) fn read(
             break;
         }
     }
+    reach(FailPoint::DumpStreamEnd).map_err(|error| SourceError::io("end the source", error))?;
     let proof = source.finish()?;
     let tables = archive.map(Archive::finish).transpose()?.unwrap_or_default();
     feeder.finish()?;
     Ok(Read { proof, content: (size, hasher.finish()), tables })
+}
+
+/// The fail points of a stream that goes on: its first bytes, and every block after them.
+fn pass(count: usize, before: u64) -> Result<(), SourceError> {
+    let reached = match (count, before) {
+        (0, _) => Ok(()),
+        (_, 0) => reach(FailPoint::DumpFirstByte),
+        _ => reach(FailPoint::DumpMidStream),
+    };
+    reached.map_err(|error| SourceError::io("read the source", error))
 }
 
 #[derive(Default)]

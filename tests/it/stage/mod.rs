@@ -1,5 +1,6 @@
 //! What the tests stand on: real servers on temporary directories, and data.
 
+pub(crate) mod gpg;
 pub mod objects;
 pub mod s3;
 pub mod s3_fault;
