@@ -108,6 +108,8 @@ impl Drop for Screen {
 }
 
 fn style() -> ProgressStyle {
-    ProgressStyle::with_template("{msg} {bar:30} {percent:>3} % {bytes}/{total_bytes} {prefix} {bytes_per_sec} {eta} left")
-        .unwrap_or_else(|_| ProgressStyle::default_bar())
+    ProgressStyle::with_template(
+        "{msg} {bar:30} {percent:>3} % {bytes}/{total_bytes} {prefix} {bytes_per_sec} {eta} left",
+    )
+    .unwrap_or_else(|_| ProgressStyle::default_bar())
 }
