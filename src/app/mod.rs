@@ -3,7 +3,9 @@
 //! Nothing is opened before it is needed: `plan` and `config` work without a database, `backup list` without a key.
 //! Secrets are resolved anew each time a door is opened, and live no longer than it.
 
+pub mod agent;
 pub mod keys;
+pub mod manual;
 pub mod policies;
 mod postgres;
 mod repositories;
@@ -14,7 +16,7 @@ use std::sync::Arc;
 
 use tokio_util::sync::CancellationToken;
 
-use crate::config::{Environment, Loaded, Plan};
+use crate::config::{self, Environment, LoadRequest, Loaded, Plan};
 use crate::host::{Clock, SystemClock};
 use crate::model::event::Events;
 use crate::model::failure::{Failure, FailureKind};
@@ -30,12 +32,24 @@ pub struct App {
     pub environment: Arc<Environment>,
     /// The time.
     pub clock: Arc<dyn Clock>,
+    request: LoadRequest,
 }
 
 impl App {
-    /// An application on the real clock.
-    pub fn new(loaded: Loaded, environment: Environment) -> Self {
-        Self { loaded: Arc::new(loaded), environment: Arc::new(environment), clock: Arc::new(SystemClock::new()) }
+    /// Loads what `request` asks for, with the environment of this process, on the real clock.
+    pub fn load(request: LoadRequest) -> Result<Self, Failure> {
+        let environment = Environment::of_process();
+        let loaded = config::load(&request, &environment).map_err(|errors| {
+            Failure::new(FailureKind::Usage, errors.to_string())
+                .hint("`dbagent config example` shows every key and what it means.")
+        })?;
+        let clock = Arc::new(SystemClock::new());
+        Ok(Self { loaded: Arc::new(loaded), environment: Arc::new(environment), clock, request })
+    }
+
+    /// The same, loaded anew.
+    pub fn reload(&self) -> Result<Self, Failure> {
+        Ok(Self { clock: self.clock.clone(), ..Self::load(self.request.clone())? })
     }
 
     /// The plan, which jobs come from.

@@ -12,6 +12,7 @@ pub mod environment;
 pub mod error;
 mod failure;
 pub mod large_objects;
+pub mod leader;
 mod parameters;
 mod passfile;
 pub mod pg_dump;

@@ -48,7 +48,7 @@ impl Target {
     }
 
     /// Begins an object.
-    pub(super) async fn begin(&self, key: &ObjectKey, expected_size: Option<u64>) -> Result<Box<dyn Upload>, Failure> {
+    pub(super) async fn begin(&mut self, key: &ObjectKey, expected_size: Option<u64>) -> Result<Box<dyn Upload>, Failure> {
         let options = PutOptions { storage_class: self.storage_class.clone(), expected_size, ..PutOptions::default() };
         Ok(self.repository.storage.upload(key, &options).await?)
     }
@@ -94,7 +94,7 @@ impl Target {
     }
 
     /// The `.sha256` file that `sha256sum -c` reads.
-    async fn put_checksums(&self, name: &ArtifactName, objects: &[ObjectRecord]) -> Result<ObjectRecord, Failure> {
+    async fn put_checksums(&mut self, name: &ArtifactName, objects: &[ObjectRecord]) -> Result<ObjectRecord, Failure> {
         let key = name.object(ObjectRole::Checksums, &[])?;
         let lines = objects.iter().map(|object| format!("{}  {}\n", object.stored_digest, object.key.name()));
         let body = Bytes::from(lines.collect::<String>());

@@ -1,0 +1,68 @@
+//! Asking a running agent from another process.
+
+use std::io;
+
+use serde::Deserialize;
+use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader};
+use tokio::net::UnixStream;
+
+use crate::app::App;
+use crate::app::agent::socket::{self, Request};
+use crate::catalog::history::{RecordedFailure, RunRecord};
+use crate::model::failure::{Failure, FailureKind};
+
+/// A connection to the running agent, good for one question.
+#[derive(Debug)]
+pub struct AgentClient(UnixStream);
+
+/// What the agent answered.
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Answer {
+    /// The run has ended.
+    Run(Box<RunRecord>),
+    /// How the jobs stand, as JSON.
+    Status(serde_json::Value),
+    /// It could not be done.
+    Failed(RecordedFailure),
+}
+
+impl AgentClient {
+    /// Connects to the agent on this configuration's state directory; nothing when none is running.
+    pub async fn connect(app: &App) -> Result<Option<Self>, Failure> {
+        let path = socket::path(app);
+        match UnixStream::connect(&path).await {
+            Ok(stream) => Ok(Some(Self(stream))),
+            Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused) => Ok(None),
+            Err(error) => {
+                let message = format!("ask the agent on {}", path.display());
+                Err(Failure::new(FailureKind::Failed, message).because(error)
+                    .hint("Run this as the user that the agent runs as."))
+            }
+        }
+    }
+
+    /// Asks for a run of `job` and waits for its end.
+    pub async fn run(self, job: &str) -> Result<Answer, Failure> {
+        self.ask(&Request::Run { job: job.to_owned() }).await
+    }
+
+    /// Asks how the jobs stand.
+    pub async fn status(self) -> Result<Answer, Failure> {
+        self.ask(&Request::Status).await
+    }
+
+    async fn ask(self, request: &Request) -> Result<Answer, Failure> {
+        let failed = |error: Box<dyn std::error::Error + Send + Sync>| {
+            Failure::new(FailureKind::Failed, "ask the running agent").because(error)
+                .hint("`dbagent job history` shows whether the run took place.")
+        };
+        let mut text = serde_json::to_vec(request).map_err(|error| failed(error.into()))?;
+        text.push(b'\n');
+        let (read, mut write) = self.0.into_split();
+        write.write_all(&text).await.map_err(|error| failed(error.into()))?;
+        let mut line = String::new();
+        BufReader::new(read).read_line(&mut line).await.map_err(|error| failed(error.into()))?;
+        serde_json::from_str(&line).map_err(|error| failed(error.into()))
+    }
+}

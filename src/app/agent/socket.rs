@@ -1,0 +1,110 @@
+//! The agent's socket: other processes of the same user ask it to run a job, or how it stands.
+//!
+//! One request per connection, a line of JSON each way, on a socket that only this user can open.
+
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader};
+use tokio::net::{UnixListener, UnixStream};
+use tokio::sync::{mpsc, oneshot};
+use tokio::task::JoinHandle;
+
+use crate::app::App;
+use crate::catalog::history::{RecordedFailure, RunRecord};
+use crate::host::durable;
+use crate::model::failure::{Failure, FailureKind};
+use crate::scheduler::{Command, JobStatus};
+
+/// What the agent is asked.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(super) enum Request {
+    Run { job: String },
+    Status,
+}
+
+/// What it answers.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "kebab-case")]
+enum Reply {
+    Run(Box<RunRecord>),
+    Status(Vec<JobStatus>),
+    Failed(RecordedFailure),
+}
+
+pub(super) fn path(app: &App) -> PathBuf {
+    app.loaded.config.state_dir.join("agent.sock")
+}
+
+/// Listens from now on. A socket left by a dead agent is replaced: the state directory's lock is ours.
+pub(super) fn listen(app: &App, commands: mpsc::Sender<Command>) -> Result<JoinHandle<()>, Failure> {
+    let path = path(app);
+    let failed = |error: Box<dyn std::error::Error + Send + Sync>| {
+        Failure::new(FailureKind::Failed, format!("listen on {}", path.display())).because(error)
+            .hint("Set state_dir to a shorter path if it is too long for a socket.")
+    };
+    if path.exists() {
+        durable::remove(&path).map_err(|error| failed(error.into()))?;
+    }
+    let listener = UnixListener::bind(&path).map_err(|error| failed(error.into()))?;
+    let private = std::fs::Permissions::from_mode(0o600);
+    std::fs::set_permissions(&path, private).map_err(|error| failed(error.into()))?;
+    Ok(tokio::spawn(async move {
+        while let Ok((stream, _)) = listener.accept().await {
+            let commands = commands.clone();
+            tokio::spawn(async move {
+                if let Err(error) = answer(stream, commands).await {
+                    tracing::debug!(%error, "a request on the socket was not answered");
+                }
+            });
+        }
+    }))
+}
+
+pub(super) fn remove(app: &App) {
+    if let Err(error) = durable::remove(&path(app)) {
+        tracing::warn!(%error, "the socket stays behind");
+    }
+}
+
+async fn answer(stream: UnixStream, commands: mpsc::Sender<Command>) -> std::io::Result<()> {
+    let (read, mut write) = stream.into_split();
+    let mut line = String::new();
+    BufReader::new(read).read_line(&mut line).await?;
+    let reply = match serde_json::from_str(&line) {
+        Ok(request) => reply(request, &commands).await,
+        Err(error) => {
+            Reply::Failed((&Failure::new(FailureKind::Usage, "read a request").because(error)).into())
+        }
+    };
+    let mut text = serde_json::to_vec(&reply)?;
+    text.push(b'\n');
+    write.write_all(&text).await?;
+    write.shutdown().await
+}
+
+async fn reply(request: Request, commands: &mpsc::Sender<Command>) -> Reply {
+    let gone = || Reply::Failed((&Failure::new(FailureKind::Failed, "ask the agent: it is stopping")).into());
+    match request {
+        Request::Run { job } => {
+            let (answer, ended) = oneshot::channel();
+            if commands.send(Command::Run { job, answer }).await.is_err() {
+                return gone();
+            }
+            match ended.await {
+                Ok(Ok(record)) => Reply::Run(Box::new(record)),
+                Ok(Err(failure)) => Reply::Failed((&failure).into()),
+                Err(_) => gone(),
+            }
+        }
+        Request::Status => {
+            let (answer, told) = oneshot::channel();
+            if commands.send(Command::Status(answer)).await.is_err() {
+                return gone();
+            }
+            told.await.map_or_else(|_| gone(), Reply::Status)
+        }
+    }
+}

@@ -1,0 +1,75 @@
+//! One run of one job by hand: through the running agent if there is one, otherwise in this process under both locks.
+
+use crate::app::App;
+use crate::app::agent::{AgentClient, Answer};
+use crate::catalog::history::{Entry, RunRecord, RunResult, Trigger};
+use crate::model::event::Events;
+use crate::model::failure::{Failure, FailureKind};
+use crate::model::verb::Verb;
+use crate::postgres::leader::LeaderLock;
+use tokio_util::sync::CancellationToken;
+
+impl App {
+    /// Runs the job `name` now and gives its ended run.
+    pub async fn run_manually(&self, name: &str, events: Events, stop: CancellationToken) -> Result<RunRecord, Failure> {
+        self.job(name)?;
+        if let Some(agent) = AgentClient::connect(self).await? {
+            events.step(format!("asking the running agent to run {name}"));
+            return match agent.run(name).await? {
+                Answer::Run(record) => Ok(*record),
+                Answer::Failed(failure) => Err(again(failure.kind, failure.message, failure.hint)),
+                Answer::Status(_) => Err(Failure::new(FailureKind::Failed, "understand the agent's answer")),
+            };
+        }
+        self.run_here(name, events, stop).await
+    }
+
+    async fn run_here(&self, name: &str, events: Events, stop: CancellationToken) -> Result<RunRecord, Failure> {
+        let verb = self.job(name)?.verb;
+        self.prepare_state()?;
+        let _state = self.lock_state(&format!("dbagent job run {name}"))?;
+        let history = self.history()?;
+        let connection = self.connection(Verb::Check, None)?;
+        let Some(_leader) = LeaderLock::take(&connection, &self.loaded.config.cluster).await? else {
+            let message = format!("run {name}: another agent leads the cluster {}", self.loaded.config.cluster);
+            return Err(Failure::new(FailureKind::LockHeld, message)
+                .hint("Run it on that agent's host, or stop that agent first. On a standby nothing is run."));
+        };
+        let setting = self.setting(events, stop);
+        let now = self.clock.now();
+        let record = RunRecord {
+            run: setting.run,
+            job: name.to_owned(),
+            verb,
+            trigger: Trigger::Manual,
+            scheduled: now,
+            started: now,
+            attempt: 1,
+            missed: 0,
+            only_repositories: Vec::new(),
+            completes: None,
+            end: None,
+        };
+        let remember = |entry: &Entry| {
+            history.append(entry, self.clock.now())
+                .map_err(|error| Failure::new(FailureKind::Failed, error.to_string()).because(error))
+        };
+        remember(&Entry::Begun(record.clone()))?;
+        let result = match self.run_job(name, None, &setting).await {
+            Ok(outcome) => RunResult::Done(outcome),
+            Err(failure) => RunResult::Failed((&failure).into()),
+        };
+        let record = record.ended(self.clock.now(), result);
+        remember(&Entry::Ended(record.clone()))?;
+        Ok(record)
+    }
+}
+
+/// A failure that was recorded, told again.
+pub fn again(kind: FailureKind, message: String, hint: Option<String>) -> Failure {
+    let failure = Failure::new(kind, message);
+    match hint {
+        Some(hint) => failure.hint(hint),
+        None => failure,
+    }
+}
