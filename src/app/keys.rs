@@ -10,7 +10,8 @@ use crate::catalog::{Signer, Verifier};
 use crate::config::{self, Encryption, OpenPgp};
 use crate::host::durable;
 use crate::model::failure::{Failure, FailureKind};
-use crate::pipeline::openpgp::{DecryptionKeys, Profile, Recipients};
+pub use crate::pipeline::openpgp::DecryptionKeys;
+use crate::pipeline::openpgp::{Profile, Recipients};
 
 /// Largest key or certificate file, in bytes.
 const KEY_FILE_LIMIT: u64 = 4 << 20;

@@ -3,15 +3,107 @@
 //! Only this room prints. It decides nothing about backups: it asks `app` for doors and verbs for outcomes.
 
 pub mod arguments;
+mod backup;
+mod config;
+mod expire;
+mod job;
 pub mod output;
+mod plan;
 pub mod progress;
+mod prompt;
+mod restore;
+mod run;
+mod signals;
+mod tables;
 
 use std::process::ExitCode;
 
-use clap::Parser as _;
+use clap::{CommandFactory as _, Parser as _, error::ErrorKind};
+
+use crate::app::App;
+use crate::config::{Environment, LoadRequest};
+use crate::model::failure::{Failure, FailureKind};
+use arguments::{Arguments, Command, Global};
+use output::Output;
+
+/// Threads that drive connections and timers; work on bytes has threads of its own.
+const WORKER_THREADS: usize = 2;
+
+/// Exit code of a command.
+pub type Code = u8;
 
 /// Runs the process.
 pub fn main() -> ExitCode {
-    let _arguments = arguments::Arguments::parse();
-    ExitCode::SUCCESS
+    let arguments = match Arguments::try_parse() {
+        Ok(arguments) => arguments,
+        Err(error) => return ExitCode::from(unparsed(&error)),
+    };
+    let no_color = Environment::of_process().get("NO_COLOR").is_some_and(|value| !value.is_empty());
+    let output = Output::new(&arguments.global, no_color);
+    match carry_out(arguments, &output) {
+        Ok(code) => ExitCode::from(code),
+        Err(failure) => {
+            output.failure(&failure);
+            ExitCode::from(failure.kind.exit_code())
+        }
+    }
+}
+
+/// Help and version are no failures; a bad command line is, also for a program that reads JSON.
+fn unparsed(error: &clap::Error) -> Code {
+    let help = matches!(error.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion);
+    if !help && std::env::args_os().any(|argument| argument == "--json") {
+        let text = error.render().to_string();
+        let message = text.trim().trim_start_matches("error: ").to_owned();
+        output::json_failure(&Failure::new(FailureKind::Usage, message));
+        return FailureKind::Usage.exit_code();
+    }
+    // Nobody reads what cannot be printed.
+    let _gone = error.print();
+    if help { 0 } else { FailureKind::Usage.exit_code() }
+}
+
+fn carry_out(arguments: Arguments, output: &Output) -> Result<Code, Failure> {
+    match &arguments.command {
+        Command::Completions { shell } => {
+            clap_complete::generate(*shell, &mut Arguments::command(), "dbagent", &mut std::io::stdout());
+            return Ok(0);
+        }
+        Command::Man { directory } => return config::manual(directory, output),
+        Command::Config(command) => return config::run(command, &arguments.global, output),
+        _ => {}
+    }
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(WORKER_THREADS)
+        .enable_all()
+        .build()
+        .map_err(|error| Failure::new(FailureKind::Failed, "start the runtime").because(error))?;
+    run::log(&arguments, output);
+    let code = runtime.block_on(carry_out_async(arguments, output));
+    // Blocked threads (a child that hangs, a name look-up) must not hold the process up.
+    runtime.shutdown_background();
+    code
+}
+
+async fn carry_out_async(arguments: Arguments, output: &Output) -> Result<Code, Failure> {
+    let global = &arguments.global;
+    match &arguments.command {
+        Command::Run => run::run(load(global)?).await,
+        Command::Plan => plan::run(&load(global)?, output),
+        Command::Job(command) => job::run(&load(global)?, command, output).await,
+        Command::Backup(command) => backup::run(&load(global)?, command, output).await,
+        Command::Restore(command) => restore::run(&load(global)?, command, output).await,
+        Command::Expire(command) => expire::run(&load(global)?, command, output).await,
+        Command::Healthcheck => run::healthcheck(&load(global)?, output).await,
+        Command::Completions { .. } | Command::Man { .. } | Command::Config(_) => Ok(0),
+    }
+}
+
+/// The configuration, as the global flags point at it; its warnings are told.
+fn load(global: &Global) -> Result<App, Failure> {
+    let app = App::load(LoadRequest { path: global.config.clone(), ..LoadRequest::default() })?;
+    for warning in &app.loaded.warnings {
+        tracing::info!("{warning}");
+    }
+    Ok(app)
 }

@@ -52,7 +52,7 @@ impl Output {
     pub fn result(&self, value: &impl Serialize, text: impl FnOnce() -> String) {
         if self.json {
             let fields = serde_json::to_value(value).unwrap_or_else(|error| json!({"unprintable": error.to_string()}));
-            self.print_object(fields);
+            print_object(fields);
         } else {
             to_stdout(&text());
         }
@@ -68,9 +68,7 @@ impl Output {
     /// Says why a command failed.
     pub fn failure(&self, failure: &Failure) {
         if self.json {
-            let (message, hint) = (failure.full_message(), &failure.hint);
-            let error = json!({"code": failure.kind.exit_code(), "message": message, "hint": hint});
-            self.print_object(json!({ "error": error }));
+            json_failure(failure);
             return;
         }
         to_stderr(&format!("{} failed to {}", self.paint(Tone::Bad, "error:"), failure.full_message()));
@@ -89,22 +87,31 @@ impl Output {
         };
         if self.color { format!("\u{1b}[{code}m{text}\u{1b}[0m") } else { text.to_owned() }
     }
+}
 
-    fn print_object(&self, fields: Value) {
-        let mut object = Map::new();
-        object.insert("schema_version".to_owned(), json!(SCHEMA_VERSION));
-        match fields {
-            Value::Object(fields) => object.extend(fields),
-            other => {
-                object.insert("result".to_owned(), other);
-            }
+/// Says in JSON why a command failed.
+pub fn json_failure(failure: &Failure) {
+    let (message, hint) = (failure.full_message(), &failure.hint);
+    print_object(json!({ "error": {"code": failure.kind.exit_code(), "message": message, "hint": hint} }));
+}
+
+fn print_object(fields: Value) {
+    let mut object = Map::new();
+    object.insert("schema_version".to_owned(), json!(SCHEMA_VERSION));
+    match fields {
+        Value::Object(fields) => object.extend(fields),
+        other => {
+            object.insert("result".to_owned(), other);
         }
-        to_stdout(&Value::Object(object).to_string());
     }
+    to_stdout(&Value::Object(object).to_string());
 }
 
 /// A reader that has gone away is no error of ours: `dbagent backup list | head -1`.
 fn to_stdout(text: &str) {
+    if text.is_empty() {
+        return;
+    }
     let _gone = writeln!(io::stdout().lock(), "{}", text.trim_end_matches('\n'));
 }
 

@@ -3,6 +3,7 @@
 //! A verb gets opened doors and plain values, tells events while it works and gives an outcome back. It never prints,
 //! reads configuration or imports another verb; what two verbs share is a step.
 
+pub mod backup;
 pub mod dump;
 pub mod expire;
 pub mod restore;

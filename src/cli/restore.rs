@@ -1,0 +1,142 @@
+//! `dbagent restore`: a database or a table, always ending in the proof.
+
+use chrono::{DateTime, Utc};
+use serde_json::json;
+
+use crate::app::App;
+use crate::catalog::Selector;
+use crate::cli::arguments::{Restore, TableMode as Mode};
+use crate::cli::output::{Output, Tone};
+use crate::cli::{Code, progress, prompt, signals};
+use crate::model::failure::{Failure, FailureKind};
+use crate::model::table::TableName;
+use crate::ops::Setting;
+use crate::ops::restore::{self, Choice, DatabaseOptions, Doors, Restored, TableMode, TableOptions, TablePlan, Wanted};
+
+/// Longest wait for the lock of a table that rows are brought into.
+const LOCK_TIMEOUT: std::time::Duration = std::time::Duration::from_secs(10);
+
+pub async fn run(app: &App, arguments: &Restore, output: &Output) -> Result<Code, Failure> {
+    let setting = app.setting(progress::on_screen(output), signals::stop());
+    let wanted = wanted(arguments)?;
+    let doors = app.restore_doors(arguments.repository.as_deref(), arguments.jobs).await?;
+    match (&arguments.database, &wanted.table) {
+        (Some(database), _) => restore_database(arguments, database, &wanted, &doors, &setting, output).await,
+        (None, Some(table)) => {
+            let table = table.clone();
+            restore_table(arguments, table, &wanted, &doors, &setting, output).await
+        }
+        (None, None) => Err(Failure::new(FailureKind::Usage, "restore: say --database or --table")),
+    }
+}
+
+fn wanted(arguments: &Restore) -> Result<Wanted, Failure> {
+    let Ok(selector) = arguments.backup.parse::<Selector>();
+    let table = arguments.table.as_ref().map(|name| name.parse::<TableName>()).transpose();
+    Ok(Wanted {
+        selector,
+        until: arguments.until.as_deref().map(instant).transpose()?,
+        database: arguments.database.clone(),
+        table: table.map_err(|error| Failure::new(FailureKind::Usage, error.to_string()))?,
+        accept_unsigned: arguments.accept_unsigned,
+    })
+}
+
+/// An instant with its offset; without one it could be two instants.
+fn instant(text: &str) -> Result<DateTime<Utc>, Failure> {
+    let read = DateTime::parse_from_rfc3339(text).or_else(|_| DateTime::parse_from_str(text, "%Y-%m-%d %H:%M:%S%#z"));
+    read.map(|instant| instant.with_timezone(&Utc)).map_err(|error| {
+        Failure::new(FailureKind::Usage, format!("read {text:?} as an instant")).because(error)
+            .hint("Write it like 2026-03-01T14:30:00Z or 2026-03-01T14:30:00+09:00; the offset is required.")
+    })
+}
+
+fn told(choice: &Choice, output: &Output) {
+    let manifest = choice.manifest();
+    let taken = crate::cli::tables::instant(manifest.started);
+    output.talk(&format!("using {} in repository {}, the state of {taken}", choice.artifact.name, choice.repository.name));
+}
+
+async fn restore_database(
+    arguments: &Restore,
+    database: &str,
+    wanted: &Wanted,
+    doors: &Doors,
+    setting: &Setting,
+    output: &Output,
+) -> Result<Code, Failure> {
+    let target = arguments.to_database.clone().unwrap_or_else(|| database.to_owned());
+    if arguments.replace && !arguments.consent.plan {
+        prompt::require_consent(&arguments.consent, &format!("replace the database {target}"), &target)?;
+    }
+    let choice = restore::choose(wanted, doors, setting).await?;
+    told(&choice, output);
+    if arguments.consent.plan {
+        let manifest = choice.manifest();
+        let rows: u64 = manifest.tables.iter().filter_map(|table| table.content).map(|content| content.rows).sum();
+        let text = format!("would restore {rows} rows of {} tables into the database {target}", manifest.tables.len());
+        output.result(&json!({"would_restore": {"backup": manifest.id, "rows": rows, "database": target}}), || text);
+        return Ok(0);
+    }
+    let options = DatabaseOptions { to_database: Some(target), replace: arguments.replace, no_owner: arguments.no_owner };
+    let restored = restore::restore_database(&options, &choice, doors, setting).await?;
+    show(&restored, output);
+    Ok(0)
+}
+
+async fn restore_table(
+    arguments: &Restore,
+    table: TableName,
+    wanted: &Wanted,
+    doors: &Doors,
+    setting: &Setting,
+    output: &Output,
+) -> Result<Code, Failure> {
+    let beside = arguments.r#as.as_ref().map(|name| name.parse::<TableName>()).transpose();
+    let beside = beside.map_err(|error| Failure::new(FailureKind::Usage, error.to_string()))?;
+    let mode = match arguments.mode {
+        None => TableMode::Beside(beside),
+        Some(Mode::Merge) => TableMode::Merge,
+        Some(Mode::Replace) => TableMode::Replace,
+    };
+    if mode == TableMode::Replace && !arguments.consent.plan {
+        prompt::require_consent(&arguments.consent, &format!("make the table {table} equal to the backup"), &table.name)?;
+    }
+    let choice = restore::choose(wanted, doors, setting).await?;
+    told(&choice, output);
+    let options = TableOptions {
+        table,
+        mode,
+        plan_only: arguments.consent.plan,
+        lock_timeout: LOCK_TIMEOUT,
+        reindex: arguments.reindex,
+    };
+    let (plan, restored) = restore::restore_table(&options, &choice, doors, setting).await?;
+    match (restored, plan) {
+        (Some(restored), _) => show(&restored, output),
+        (None, Some(plan)) => show_plan(&plan, output),
+        (None, None) => {}
+    }
+    Ok(0)
+}
+
+fn show_plan(plan: &TablePlan, output: &Output) {
+    let counts = plan.counts;
+    let result = json!({"table": plan.table.to_string(), "missing": counts.missing, "differing": counts.differing, "extra": counts.extra});
+    output.result(&result, || {
+        format!(
+            "{}: {} rows are missing, {} differ, {} are not in the backup (merge leaves those, replace deletes them)",
+            plan.table, counts.missing, counts.differing, counts.extra
+        )
+    });
+}
+
+fn show(restored: &Restored, output: &Output) {
+    let phases: Vec<_> = restored.phases.iter().map(|(name, seconds)| json!({"phase": name, "seconds": seconds})).collect();
+    let result = json!({"restored": restored.target, "rows": restored.rows(), "proofs": restored.proofs, "phases": phases});
+    output.result(&result, || {
+        let equal = format!("{} holds {} rows, proven equal to the backup", restored.target, restored.rows());
+        let phases = restored.phases.iter().map(|(name, seconds)| format!("  {name}: {seconds:.1} s"));
+        std::iter::once(output.paint(Tone::Good, &equal)).chain(phases).collect::<Vec<_>>().join("\n")
+    });
+}

@@ -1,0 +1,90 @@
+//! Reads stored bytes back and tells the repository what was found.
+
+use std::io::Read as _;
+
+use crate::catalog::{Artifact, Record, Repository};
+use crate::model::failure::{Failure, FailureKind};
+use crate::model::manifest::{ObjectRecord, Verification, VerificationLevel};
+use crate::ops::Setting;
+use crate::pipeline::fetch;
+use crate::pipeline::openpgp::DecryptionKeys;
+use crate::steps::read_back;
+
+/// What verifying one copy of one artifact came to.
+#[derive(Debug)]
+pub struct Verified {
+    /// The copy.
+    pub artifact: Artifact,
+    /// How well it is known to be whole, or what is wrong with it.
+    pub result: Result<VerificationLevel, Failure>,
+    /// Why the result could not be written into the repository; absent when it was.
+    pub unrecorded: Option<Failure>,
+}
+
+/// Verifies one copy; with `keys`, contents too. The result is recorded where this host may write to the repository.
+pub async fn verify(
+    repository: &Repository,
+    artifact: &Artifact,
+    keys: Option<&DecryptionKeys>,
+    setting: &Setting,
+) -> Verified {
+    setting.events.step(format!("verifying {} in {}", artifact.name, repository.storage.place()));
+    let result = check(repository, artifact, keys, setting).await;
+    let unrecorded = match repository.signer {
+        Some(_) => record(repository, artifact, &result, setting).await.err(),
+        None => Some(Failure::new(FailureKind::Authentication, "record the result: no signing key is configured here")),
+    };
+    Verified { artifact: artifact.clone(), result, unrecorded }
+}
+
+async fn check(
+    repository: &Repository,
+    artifact: &Artifact,
+    keys: Option<&DecryptionKeys>,
+    setting: &Setting,
+) -> Result<VerificationLevel, Failure> {
+    let objects = &artifact.manifest.objects;
+    let level = read_back::read_back(repository, objects, &setting.events).await?;
+    if let Some(keys) = keys {
+        for object in objects {
+            setting.require_going_on("go on verifying")?;
+            read_content(repository, object, keys).await?;
+        }
+    }
+    Ok(level)
+}
+
+/// Decrypts and decompresses to nowhere; the source itself compares the content's digest at its end.
+async fn read_content(repository: &Repository, object: &ObjectRecord, keys: &DecryptionKeys) -> Result<(), Failure> {
+    let download = repository.storage.get(&object.key, object.version.as_deref(), None).await?;
+    let mut source = fetch::open(download, object, Some(keys)).await?;
+    let key = object.key.clone();
+    let damaged = move |error: Box<dyn std::error::Error + Send + Sync>| {
+        Failure::new(FailureKind::Integrity, format!("read the content of {key}")).because(error)
+    };
+    let read = tokio::task::spawn_blocking(move || {
+        let mut buffer = vec![0; 1 << 20];
+        while source.read(&mut buffer).map_err(|error| damaged(error.into()))? > 0 {}
+        source.finish().map_err(|error| damaged(error.into()))
+    });
+    read.await.map_err(|error| Failure::new(FailureKind::Failed, "read the content").because(error))??;
+    Ok(())
+}
+
+async fn record(
+    repository: &Repository,
+    artifact: &Artifact,
+    result: &Result<VerificationLevel, Failure>,
+    setting: &Setting,
+) -> Result<(), Failure> {
+    let now = setting.clock.now();
+    let artifact = artifact.manifest.id;
+    let record = match result {
+        Ok(level) => Record::Verified { artifact, verification: Verification { level: *level, at: now } },
+        Err(failure) if failure.kind == FailureKind::Integrity || failure.kind == FailureKind::NothingMatches => {
+            Record::Damaged { artifact, reason: failure.full_message() }
+        }
+        Err(_) => return Ok(()),
+    };
+    Ok(repository.record(record, now).await?)
+}
