@@ -12,7 +12,7 @@ use tokio::task::{AbortHandle, Id, JoinError, JoinSet};
 use tokio_util::sync::CancellationToken;
 
 use crate::catalog::history::{Entry, History, Interruption, RunRecord, RunResult};
-use crate::host::clock::Clock;
+use crate::host::Clock;
 use crate::model::event::{Event, Events};
 use crate::model::failure::{Failure, FailureKind};
 use crate::model::id::RunId;

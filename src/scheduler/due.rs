@@ -6,11 +6,8 @@
 //! stays quiet until the clock has passed them again, unless the clock was wrong by more than [`BELIEVED_AHEAD`].
 
 use chrono::{DateTime, Datelike, Months, TimeDelta, Utc};
-use schemars::JsonSchema;
-use serde::{Deserialize, Serialize};
 
 use crate::model::schedule::Schedule;
-use crate::model::verb::Verb;
 
 /// A run that starts within this time of its instant is on time; the agent looks at least once a minute.
 pub const ON_TIME: TimeDelta = TimeDelta::minutes(2);
@@ -19,8 +16,7 @@ pub const ON_TIME: TimeDelta = TimeDelta::minutes(2);
 pub const BELIEVED_AHEAD: TimeDelta = TimeDelta::days(1);
 
 /// What becomes of runs missed while the agent was down, suspended or not the leader.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "kebab-case")]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum CatchUp {
     /// One run on return, however many were missed.
     Once,
@@ -28,16 +24,6 @@ pub enum CatchUp {
     EachMonth,
     /// None: missed runs are only reported.
     Skip,
-}
-
-impl CatchUp {
-    /// What a job of `verb` does unless its plan says otherwise.
-    pub fn of(verb: Verb) -> Self {
-        match verb {
-            Verb::Partition => Self::EachMonth,
-            _ => Self::Once,
-        }
-    }
 }
 
 /// The oldest thing a job owes. Once its `scheduled` is settled, the next may be asked for.
