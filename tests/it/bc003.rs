@@ -1,8 +1,9 @@
 //! The BC-003 schema does what its files say: tables, partitions, privileges, row-level security, triggers.
 
+use dbagent::postgres::find_tool;
 use dbagent::steps::bc003::{self, TABLES};
 
-use crate::bc003_server::{Database, Server};
+use crate::bc003_server::{Database, installed, start, text};
 
 const ADA: &str = "11111111-1111-4111-a111-111111111111";
 const BOB: &str = "22222222-2222-4222-a222-222222222222";
@@ -192,7 +193,8 @@ async fn f86_a_dump_needs_bypassrls_and_dbagent_dump_has_it() {
         )
         .await;
     let dump = |user: &str, role: &[&str]| {
-        let mut command = database.server.command("pg_dump");
+        let mut command = std::process::Command::new(find_tool(None, "pg_dump").unwrap());
+        command.env("PGHOST", database.server.directory()).env("PGPORT", database.server.port().to_string());
         command.args(["-U", user, "-d", "consulting_tool", "-Fc", "-Z0"]).args(role).output().unwrap()
     };
     let refused = dump("reader", &[]);
@@ -204,13 +206,13 @@ async fn f86_a_dump_needs_bypassrls_and_dbagent_dump_has_it() {
 
 #[tokio::test]
 async fn roles_are_made_once_for_several_databases_of_a_cluster() {
-    let server = Server::start();
-    server.installed("one").await;
-    let two = server.installed("two").await;
-    bc003::install_roles(&two).await.unwrap();
+    let server = start();
+    drop(installed(&server, "one").await);
+    let two = installed(&server, "two").await;
+    bc003::install_roles(two.client()).await.unwrap();
     let cannot_log_in = "SELECT count(*) FROM pg_roles WHERE rolname IN ('bc003_app', 'dbagent_dump', 'dbagent_mon')
         AND NOT rolcanlogin AND NOT rolsuper";
-    assert_eq!(crate::bc003_server::text(&two, cannot_log_in).await, "3");
+    assert_eq!(text(two.client(), cannot_log_in).await, "3");
 }
 
 #[tokio::test]

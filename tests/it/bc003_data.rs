@@ -9,7 +9,7 @@ use flate2::write::GzEncoder;
 use futures_util::TryStreamExt;
 use tokio_postgres::Client;
 
-use crate::bc003_server::{Database, Server, text};
+use crate::bc003_server::{Database, installed, start, text};
 
 fn november() -> NaiveDate {
     NaiveDate::from_ymd_opt(2025, 11, 1).unwrap()
@@ -28,16 +28,17 @@ async fn sum(client: &Client) -> String {
 
 #[tokio::test]
 async fn equal_scales_give_equal_rows_in_every_database_and_for_ever() {
-    let server = Server::start();
+    let server = start();
     let scale = Scale { first_month: november(), months: 3, users: 20, audit_rows_per_month: 200 };
     let mut sums = Vec::new();
     for (database, time_zone) in [("one", "Asia/Kolkata"), ("two", "America/New_York")] {
-        let client = server.installed(database).await;
+        let session = installed(&server, database).await;
+        let client = session.client();
         client.batch_execute(&format!("SET timezone = '{time_zone}'; SET datestyle = 'SQL, DMY'")).await.unwrap();
-        bc003::generate(&client, scale).await.unwrap();
-        let generated = sum(&client).await;
-        bc003::change_one_per_cent(&client, 1, november()).await.unwrap();
-        sums.push((generated, sum(&client).await));
+        bc003::generate(client, scale).await.unwrap();
+        let generated = sum(client).await;
+        bc003::change_one_per_cent(client, 1, november()).await.unwrap();
+        sums.push((generated, sum(client).await));
     }
     assert_eq!(sums[0], sums[1]);
     // The same on PostgreSQL 15, 16 and 18; another sum means that benchmarks of other days are no longer comparable.
