@@ -1,14 +1,13 @@
 //! The archive reader against real pg_dump output: its sums are those of the lines that COPY gives.
 
 use std::collections::BTreeMap;
-use std::fs;
-use std::os::unix::fs::chown;
-use std::path::PathBuf;
-use std::process::{Command, Output};
+use std::process::Command;
 
 use dbagent::model::digest::TableSum;
 use dbagent::model::table::{QualifiedTable, quote_identifier};
 use dbagent::pipeline::archive::{ArchiveError, ArchiveReader, Event, RowSums};
+use dbagent::postgres::find_tool;
+use dbagent::steps::scratch::{ScratchOptions, ScratchServer};
 use proptest::prelude::*;
 
 type Sums = BTreeMap<QualifiedTable, TableSum>;
@@ -40,60 +39,33 @@ CREATE FUNCTION long_body() RETURNS text LANGUAGE sql AS $$ SELECT 'PGDMP' || re
 SELECT lo_from_bytea(0, decode(repeat('00ff', 50000), 'hex')), lo_from_bytea(0, '');
 "#;
 
-/// A server for one test, on a socket in a temporary directory.
-struct Server {
-    folder: tempfile::TempDir,
-}
+/// A server with the client tools that speak to it.
+struct Server(ScratchServer);
 
 impl Server {
     fn start() -> Self {
-        let folder = tempfile::Builder::new().prefix("archive").tempdir_in("/tmp").unwrap();
-        if let Some((user, group)) = postgres_ids() {
-            chown(folder.path(), Some(user), Some(group)).unwrap();
-        }
-        let server = Self { folder };
-        let data = server.data();
-        server.run("initdb", &["-A", "trust", "-E", "UTF8", "--locale=C.UTF-8", "-U", "postgres", "-N", "-D", &data]);
-        let options = format!("-c listen_addresses= -c fsync=off -k {}", server.folder.path().display());
-        server.run("pg_ctl", &["-D", &data, "-w", "-l", &format!("{data}.log"), "-o", &options, "start"]);
-        server
+        Self(ScratchServer::start(ScratchOptions::default()).unwrap())
     }
 
-    fn data(&self) -> String {
-        self.folder.path().join("data").display().to_string()
-    }
-
-    fn run(&self, tool: &str, arguments: &[&str]) -> Output {
-        let output = self.try_run(tool, arguments);
+    fn run(&self, tool: &str, arguments: &[&str]) -> Vec<u8> {
+        let output = Command::new(find_tool(None, tool).unwrap())
+            .args(arguments)
+            .env("PGHOST", self.0.directory())
+            .env("PGPORT", self.0.port().to_string())
+            .env("PGUSER", "postgres")
+            .output()
+            .unwrap();
         assert!(output.status.success(), "{tool} {arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
-        output
-    }
-
-    fn try_run(&self, tool: &str, arguments: &[&str]) -> Output {
-        let program = tools().join(tool);
-        let mut command = match postgres_ids() {
-            None => Command::new(program),
-            Some(_) => {
-                let mut command = Command::new("setpriv");
-                command.args(["--reuid=postgres", "--regid=postgres", "--clear-groups"]).arg(program);
-                command
-            }
-        };
-        command.args(arguments).current_dir("/").env("PGHOST", self.folder.path()).env("PGUSER", "postgres");
-        command.output().unwrap()
-    }
-
-    fn sql(&self, sql: &str) {
-        self.run("psql", &["-qX", "-v", "ON_ERROR_STOP=1", "-d", "postgres", "-c", sql]);
+        output.stdout
     }
 
     fn dump(&self, more: &[&str]) -> Vec<u8> {
-        self.run("pg_dump", &[&["-Fc", "-Z0", "-d", "postgres"], more].concat()).stdout
+        self.run("pg_dump", &[&["-Fc", "-Z0", "-d", "postgres"], more].concat())
     }
 
     fn sum(&self, table: &QualifiedTable) -> TableSum {
         let copy = format!("COPY {} TO STDOUT", table.quoted());
-        let lines = self.run("psql", &["-qX", "-d", "postgres", "-c", &copy]).stdout;
+        let lines = self.run("psql", &["-qX", "-d", "postgres", "-c", &copy]);
         let mut sum = TableSum::default();
         let mut rest = lines.as_slice();
         while let Some(end) = rest.iter().position(|byte| *byte == b'\n') {
@@ -103,29 +75,6 @@ impl Server {
         assert!(rest.is_empty());
         sum
     }
-}
-
-impl Drop for Server {
-    fn drop(&mut self) {
-        self.try_run("pg_ctl", &["-D", &self.data(), "-m", "immediate", "stop"]);
-    }
-}
-
-/// The server refuses to run as root; then it runs as postgres.
-fn postgres_ids() -> Option<(u32, u32)> {
-    if !rustix::process::geteuid().is_root() {
-        return None;
-    }
-    let accounts = fs::read_to_string("/etc/passwd").unwrap();
-    let fields: Vec<&str> = accounts.lines().find(|line| line.starts_with("postgres:")).unwrap().split(':').collect();
-    Some((fields[2].parse().unwrap(), fields[3].parse().unwrap()))
-}
-
-fn tools() -> PathBuf {
-    let mut versions: Vec<_> =
-        fs::read_dir("/usr/lib/postgresql").unwrap().map(|entry| entry.unwrap().path()).collect();
-    versions.sort();
-    versions.pop().unwrap().join("bin")
 }
 
 fn sums(archive: &[u8], piece: usize) -> Result<Sums, ArchiveError> {
@@ -146,7 +95,7 @@ fn names(sums: &Sums) -> Vec<String> {
 #[test]
 fn sums_of_a_real_dump_are_those_of_the_lines_that_copy_gives() {
     let server = Server::start();
-    server.sql(SCHEMA);
+    server.0.sql(SCHEMA).unwrap();
     let archive = server.dump(&["-b"]);
     let found = sums(&archive, 1 << 20).unwrap();
     assert_eq!(found.len(), 8, "{:?}", names(&found));
@@ -222,9 +171,9 @@ fn other_kinds_of_dumps(server: &Server, full: &Sums) {
     let one = sums(&server.dump(&["-t", r#""s.p"."we.ird ""name""""#]), 4096).unwrap();
     assert_eq!(names(&one), [r#""s.p"."we.ird ""name""""#]);
     assert!(matches!(sums(&server.dump(&["--inserts"]), 4096), Err(ArchiveError::NotCopyText(_))));
-    let compressed = server.run("pg_dump", &["-Fc", "-Z1", "-d", "postgres"]).stdout;
+    let compressed = server.run("pg_dump", &["-Fc", "-Z1", "-d", "postgres"]);
     assert!(matches!(sums(&compressed, 4096), Err(ArchiveError::Compressed)));
-    let plain = server.run("pg_dump", &["-Fp", "-d", "postgres"]).stdout;
+    let plain = server.run("pg_dump", &["-Fp", "-d", "postgres"]);
     assert!(matches!(sums(&plain, 4096), Err(ArchiveError::NotAnArchive)));
 }
 
