@@ -43,8 +43,8 @@ fn main() {
     println!("sample of {} MiB of COPY text; {} cores", text.len() / MIB, cores());
     let small = &text[..text.len().min(48 * MIB)];
     let framed = framed(small);
-    let reference = zlib("zlib 6 of the rows, as pg_dump -Z6", small);
-    zlib("zlib 6 of the archive", &framed);
+    let reference = zlib("zlib-rs 6 of the rows alone", small);
+    zlib("zlib-rs 6 of the archive", &framed);
     levels(&framed, reference);
     threads(&framed);
     parts(small);
@@ -136,7 +136,7 @@ fn rate(bytes: usize, cost: &Cost) -> String {
     )
 }
 
-/// The compressor of pg_dump, gzip and the rest; answers the compressed size.
+/// A yardstick; answers the compressed size. Stock zlib, which pg_dump -Z6 uses, stores 4 to 5 % more at this level.
 fn zlib(name: &str, bytes: &[u8]) -> usize {
     let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::new(6));
     let ((), spent) = cost(|| encoder.write_all(bytes).unwrap());
@@ -153,7 +153,7 @@ fn levels(text: &[u8], reference: usize) {
         let (size, spent) =
             cost(|| text.chunks(MIB).map(|block| compressor.gzip_compress(block, &mut output).unwrap()).sum::<usize>());
         println!(
-            "libdeflate level {level}, 1 MiB members {} ratio {:.3}, {:.3} x pg_dump -Z6",
+            "libdeflate level {level}, 1 MiB members {} ratio {:.3}, {:.3} x zlib-rs 6 of the rows",
             rate(text.len(), &spent),
             text.len() as f64 / size as f64,
             size as f64 / reference as f64
