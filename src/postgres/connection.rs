@@ -265,7 +265,7 @@ impl fmt::Display for Connection {
 
 type Driver = JoinHandle<Result<(), tokio_postgres::Error>>;
 
-/// An open connection. Dropping it closes it, and with it every transaction and lock it holds.
+/// An open connection. Dropping it closes it as soon as the runtime comes by, and with it every transaction and lock.
 #[derive(Debug)]
 pub struct Session {
     client: Client,

@@ -22,6 +22,8 @@ use crate::host::FileError;
 use crate::host::durable::{temporary_directory, write_new};
 
 const MEMORY: &str = "/dev/shm";
+/// Settings that the text of a row depends on and pg_dump does not set itself; a database or role may set them otherwise.
+const OPTIONS: &str = "-c bytea_output=hex -c TimeZone=UTC";
 
 /// A login for child processes. Its files are removed when it is dropped: keep it for as long as the child runs.
 #[derive(Debug)]
@@ -78,6 +80,7 @@ impl Connection {
         login.set("PGUSER", &self.user);
         login.set("PGDATABASE", &self.database);
         login.set("PGAPPNAME", &self.application_name);
+        login.set("PGOPTIONS", OPTIONS);
         login.set("PGSSLMODE", self.sslmode.name());
         login.set("PGCONNECT_TIMEOUT", self.connect_timeout.as_secs().max(1).to_string());
         if self.require_channel_binding {

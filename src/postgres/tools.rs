@@ -63,7 +63,11 @@ impl ClientTools {
         let complete = |directory: &PathBuf| is_program(&directory.join("pg_dump"));
         let mut found = Vec::new();
         for directory in directories.iter().filter(|directory| complete(directory)) {
-            found.push(Self::in_directory(directory)?);
+            let tools = Self::in_directory(directory)?;
+            if tools.major() == server_major {
+                return Ok(tools);
+            }
+            found.push(tools);
         }
         let newest = found.iter().max_by_key(|tools| tools.major()).cloned();
         let fitting = found.into_iter().filter(|tools| tools.major() >= server_major);

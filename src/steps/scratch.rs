@@ -187,6 +187,13 @@ impl ScratchServer {
         }
     }
 
+    /// Gives a stopped server another certificate for its next start.
+    pub fn set_tls(&mut self, tls: ScratchTls) -> Result<(), ScratchError> {
+        self.write_tls(&tls)?;
+        self.options.tls = Some(tls);
+        Ok(())
+    }
+
     /// Starts it after a stop. A server that runs goes on.
     pub fn resume(&mut self) -> Result<(), ScratchError> {
         let mut attempts = 0;
@@ -219,9 +226,14 @@ impl ScratchServer {
         arguments.extend(self.options.initdb.iter().cloned());
         self.initdb(&arguments)?;
         if let Some(tls) = &self.options.tls {
-            self.private_file("server.crt", &tls.certificate)?;
-            self.private_file("server.key", tls.key.expose_secret())?;
+            self.write_tls(tls)?;
         }
+        Ok(())
+    }
+
+    fn write_tls(&self, tls: &ScratchTls) -> Result<(), ScratchError> {
+        self.private_file("server.crt", &tls.certificate)?;
+        self.private_file("server.key", tls.key.expose_secret())?;
         Ok(())
     }
 
@@ -279,7 +291,7 @@ impl ScratchServer {
 
     fn private_file(&self, name: &str, content: &str) -> Result<PathBuf, ScratchError> {
         let path = self.directory().join(name);
-        durable::write_new(&path, content.as_bytes())?;
+        durable::replace(&path, content.as_bytes())?;
         durable::give_to(&path, self.run_as)?;
         Ok(path)
     }

@@ -21,6 +21,7 @@ mod failpoint;
 mod pipeline_archive;
 mod pipeline_openpgp;
 mod pipeline_store;
+mod postgres_connection;
 mod restore_table;
 mod retention;
 mod schedule;
