@@ -11,8 +11,13 @@ use tokio_util::sync::CancellationToken;
 
 impl App {
     /// Runs the job `name` now and gives its ended run.
-    pub async fn run_manually(&self, name: &str, events: Events, stop: CancellationToken) -> Result<RunRecord, Failure> {
-        self.job(name)?;
+    pub async fn run_manually(
+        &self,
+        name: &str,
+        events: Events,
+        stop: CancellationToken,
+    ) -> Result<RunRecord, Failure> {
+        self.require_built(name)?;
         if let Some(agent) = AgentClient::connect(self).await? {
             events.step(format!("asking the running agent to run {name}"));
             return match agent.run(name).await? {
@@ -51,7 +56,8 @@ impl App {
             end: None,
         };
         let remember = |entry: &Entry| {
-            history.append(entry, self.clock.now())
+            history
+                .append(entry, self.clock.now())
                 .map_err(|error| Failure::new(FailureKind::Failed, error.to_string()).because(error))
         };
         remember(&Entry::Begun(record.clone()))?;

@@ -1,7 +1,9 @@
 //! From `[postgres]` to a connection and the client tools that fit its server.
 
+use std::path::{Path, PathBuf};
+
 use crate::app::{App, secrets};
-use crate::config::SslMode;
+use crate::config::{Origin, SslMode};
 use crate::model::failure::{Failure, FailureKind};
 use crate::model::verb::Verb;
 use crate::postgres::{ClientTools, Connection, ConnectionRequest};
@@ -23,8 +25,8 @@ impl App {
             sslrootcert: path(&settings.sslrootcert).map(|path| path.to_string_lossy().into_owned()),
             password,
             service: settings.service.clone(),
-            passfile: path(&settings.passfile),
-            service_file: path(&settings.service_file),
+            passfile: self.unless_absent("postgres.passfile", settings.passfile.as_deref()),
+            service_file: self.unless_absent("postgres.service_file", settings.service_file.as_deref()),
             application_name: None,
             role: settings.roles.get(&verb).cloned(),
             connect_timeout: settings.connect_timeout.map(|span| span.to_duration()),
@@ -35,6 +37,12 @@ impl App {
             Some(database) => connection.with_database(database),
             None => connection,
         })
+    }
+
+    /// A file that nobody wrote down, looked for below the home directory, need not be there.
+    fn unless_absent(&self, key: &str, path: Option<&Path>) -> Option<PathBuf> {
+        let assumed = matches!(self.loaded.origins.get(key), Some(Origin::Environment(_)));
+        path.filter(|path| !assumed || path.exists()).map(Path::to_path_buf)
     }
 
     /// Client tools that fit the server of `connection`.

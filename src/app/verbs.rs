@@ -42,9 +42,14 @@ impl App {
                 let repositories = self.repositories(None).await?;
                 expire::run(&repositories, &self.expire_options()?, setting).await
             }
-            verb => Err(Failure::new(FailureKind::Usage, format!("run the job {name}: {verb} is not built yet"))
-                .hint("`dbagent plan` shows which jobs this version runs.")),
+            verb => Err(not_built(name, verb)),
         }
+    }
+
+    /// Errors unless the job `name` is there and this version can run it.
+    pub fn require_built(&self, name: &str) -> Result<(), Failure> {
+        let verb = self.job(name)?.verb;
+        if verb.is_built() { Ok(()) } else { Err(not_built(name, verb)) }
     }
 
     async fn run_dump(
@@ -119,4 +124,9 @@ impl App {
         let jobs = jobs.or(settings.jobs.map(usize::from)).unwrap_or(cores).max(1);
         Ok(restore::Doors { connection, tools, repositories, keys: self.decryption_keys()?, scratch_directory, jobs })
     }
+}
+
+fn not_built(name: &str, verb: Verb) -> Failure {
+    Failure::new(FailureKind::Usage, format!("run the job {name}: {verb} is not built yet"))
+        .hint("`dbagent plan` shows which jobs this version runs.")
 }

@@ -63,9 +63,10 @@ impl Stock {
     }
 
     fn repository(&self, name: &str) -> Result<&Repository, Failure> {
-        self.repositories.iter().find(|each| each.name == name).ok_or_else(|| {
-            Failure::new(FailureKind::NothingMatches, format!("find the repository {name}"))
-        })
+        self.repositories
+            .iter()
+            .find(|each| each.name == name)
+            .ok_or_else(|| Failure::new(FailureKind::NothingMatches, format!("find the repository {name}")))
     }
 
     fn choose(&self, text: &str) -> Result<Vec<&Artifact>, Failure> {
@@ -76,19 +77,32 @@ impl Stock {
     /// What could not be read is told, and counts as a finding.
     fn tell_troubles(&self, output: &Output) -> Code {
         for (name, failure) in &self.holdings.unread {
-            output.talk(&format!("{} repository {name} cannot be read: {}", output.paint(Tone::Bad, "warning:"), failure.full_message()));
+            output.talk(&format!(
+                "{} repository {name} cannot be read: {}",
+                output.paint(Tone::Bad, "warning:"),
+                failure.full_message()
+            ));
         }
         for finding in &self.holdings.findings {
-            output.talk(&format!("{} {}", output.paint(Tone::Warning, &format!("{}:", finding.severity)), finding.message));
+            output.talk(&format!(
+                "{} {}",
+                output.paint(Tone::Warning, &format!("{}:", finding.severity)),
+                finding.message
+            ));
         }
         let fine = self.holdings.unread.is_empty() && self.holdings.findings.is_empty();
         if fine { 0 } else { FailureKind::Findings.exit_code() }
     }
 
     fn list(&self, job: Option<&str>, output: &Output) -> Result<Code, Failure> {
-        let shown = || self.holdings.artifacts.iter().filter(|artifact| job.is_none_or(|job| artifact.manifest.job == job));
-        let unread: Vec<_> = self.holdings.unread.iter()
-            .map(|(name, failure)| json!({"repository": name, "error": failure.full_message()})).collect();
+        let shown =
+            || self.holdings.artifacts.iter().filter(|artifact| job.is_none_or(|job| artifact.manifest.job == job));
+        let unread: Vec<_> = self
+            .holdings
+            .unread
+            .iter()
+            .map(|(name, failure)| json!({"repository": name, "error": failure.full_message()}))
+            .collect();
         let result = json!({"backups": shown().map(summary).collect::<Vec<_>>(), "findings": self.holdings.findings, "unread": unread});
         output.result(&result, || {
             let rows: Vec<_> = shown().map(|artifact| row(artifact, output)).collect();
@@ -107,7 +121,9 @@ impl Stock {
     fn show(&self, text: &str, output: &Output) -> Result<Code, Failure> {
         let copies = self.choose(text)?;
         let result = json!({"copies": copies.iter().map(|artifact| full(artifact)).collect::<Vec<_>>()});
-        output.result(&result, || copies.iter().map(|artifact| description(artifact, output)).collect::<Vec<_>>().join("\n\n"));
+        output.result(&result, || {
+            copies.iter().map(|artifact| description(artifact, output)).collect::<Vec<_>>().join("\n\n")
+        });
         Ok(0)
     }
 
@@ -129,22 +145,32 @@ impl Stock {
             let place = format!("{} in {}", artifact.name, artifact.repository);
             let error = verified.result.as_ref().err().map(Failure::full_message);
             match (&verified.result, &error) {
-                (Ok(level), _) => lines.push(format!("{} {place}: {}", output.paint(Tone::Good, "good"), level_text(*level))),
+                (Ok(level), _) => {
+                    lines.push(format!("{} {place}: {}", output.paint(Tone::Good, "good"), level_text(*level)))
+                }
                 (Err(failure), error) => {
                     worst = failure.kind.exit_code();
                     let error = error.as_deref().unwrap_or_default();
                     lines.push(format!("{} {place}: failed to {error}", output.paint(Tone::Bad, "BAD")));
                 }
             }
-            results.push(json!({"id": artifact.manifest.id, "repository": artifact.repository, "good": verified.result.is_ok(),
+            results.push(
+                json!({"id": artifact.manifest.id, "repository": artifact.repository, "good": verified.result.is_ok(),
                                 "level": verified.result.as_ref().ok(), "error": error,
-                                "recorded": verified.unrecorded.is_none()}));
+                                "recorded": verified.unrecorded.is_none()}),
+            );
         }
         output.result(&json!({"verified": results}), || lines.join("\n"));
         Ok(worst)
     }
 
-    async fn keep(&self, text: &str, reason: Option<&str>, setting: &Setting, output: &Output) -> Result<Code, Failure> {
+    async fn keep(
+        &self,
+        text: &str,
+        reason: Option<&str>,
+        setting: &Setting,
+        output: &Output,
+    ) -> Result<Code, Failure> {
         for artifact in self.choose(text)? {
             backup::keep(self.repository(&artifact.repository)?, artifact, reason, setting).await?;
             let word = if reason.is_some() { "is kept" } else { "is under retention again" };
@@ -165,7 +191,11 @@ impl Stock {
             return Ok(0);
         }
         let id = copies.first().map(|copy| copy.manifest.id.to_string()).unwrap_or_default();
-        prompt::require_consent(consent, &format!("delete {}", places.join(" and ")), &id[id.len().saturating_sub(6)..])?;
+        prompt::require_consent(
+            consent,
+            &format!("delete {}", places.join(" and ")),
+            &id[id.len().saturating_sub(6)..],
+        )?;
         let mut freed = 0;
         for copy in copies {
             freed += backup::delete(self.repository(&copy.repository)?, copy, setting).await?;
@@ -229,15 +259,32 @@ fn description(artifact: &Artifact, output: &Output) -> String {
     let mut lines = vec![
         format!("{} in repository {}: {}", artifact.name, artifact.repository, state(artifact, output)),
         format!("  id         {}", manifest.id),
-        format!("  database   {} of cluster {}, PostgreSQL {}", manifest.source.database, manifest.cluster, manifest.source.server_version),
-        format!("  taken      {} to {} by job {} of plan {}", tables::instant(manifest.started), tables::instant(manifest.finished), manifest.job, manifest.plan),
-        format!("  encrypted  to {}", if manifest.recipients.is_empty() { "nobody".to_owned() } else { manifest.recipients.join(", ") }),
+        format!(
+            "  database   {} of cluster {}, PostgreSQL {}",
+            manifest.source.database, manifest.cluster, manifest.source.server_version
+        ),
+        format!(
+            "  taken      {} to {} by job {} of plan {}",
+            tables::instant(manifest.started),
+            tables::instant(manifest.finished),
+            manifest.job,
+            manifest.plan
+        ),
+        format!(
+            "  encrypted  to {}",
+            if manifest.recipients.is_empty() { "nobody".to_owned() } else { manifest.recipients.join(", ") }
+        ),
         format!("  signed by  {}", artifact.signed_by.as_deref().unwrap_or("nobody trusted")),
     ];
     lines.extend(artifact.damaged.iter().map(|damage| format!("  damage     {damage}")));
     lines.extend(artifact.pinned.iter().map(|reason| format!("  kept       {reason}")));
     lines.extend(manifest.objects.iter().map(|object| {
-        format!("  object     {} ({}, {} inside)", object.key, ByteSize(object.stored_size), ByteSize(object.content_size))
+        format!(
+            "  object     {} ({}, {} inside)",
+            object.key,
+            ByteSize(object.stored_size),
+            ByteSize(object.content_size)
+        )
     }));
     for table in &manifest.tables {
         if let Some(content) = &table.content {

@@ -28,10 +28,8 @@ pub fn run(command: &Config, global: &Global, output: &Output) -> Result<Code, F
 fn show(app: &App, output: &Output) -> Result<(), Failure> {
     let rows = config::show(&app.loaded)
         .map_err(|error| Failure::new(FailureKind::Usage, format!("show the configuration: {error}")))?;
-    let values: Vec<_> = rows
-        .iter()
-        .map(|row| json!({"key": row.key, "value": row.value, "origin": row.origin.to_string()}))
-        .collect();
+    let values: Vec<_> =
+        rows.iter().map(|row| json!({"key": row.key, "value": row.value, "origin": row.origin.to_string()})).collect();
     output.result(&json!({"file": app.loaded.file, "values": values}), || {
         let row = |row: &config::Row| vec![row.key.clone(), row.value.clone(), row.origin.to_string()];
         tables::table(&["key", "value", "from"], rows.iter().map(row).collect())

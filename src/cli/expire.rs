@@ -54,7 +54,12 @@ fn show(plans: &[RepositoryPlan], output: &Output) {
 fn text_of(plan: &RepositoryPlan, output: &Output) -> String {
     let row = |fate: &Fate| {
         let word = if fate.keep { output.paint(Tone::Good, "keep") } else { output.paint(Tone::Bad, "delete") };
-        vec![word, fate.artifact.name.to_string(), tables::instant(fate.artifact.manifest.finished), fate.reason.to_string()]
+        vec![
+            word,
+            fate.artifact.name.to_string(),
+            tables::instant(fate.artifact.manifest.finished),
+            fate.reason.to_string(),
+        ]
     };
     let table = tables::table(&["fate", "backup", "finished", "why"], plan.fates.iter().map(row).collect());
     let mut text = format!("repository {} ({})\n{table}", plan.repository.name, plan.repository.storage.place());

@@ -23,7 +23,8 @@ pub fn run(app: &App, output: &Output) -> Result<Code, Failure> {
             })
         })
         .collect();
-    let result = json!({"plan": plan.name, "description": plan.description, "jobs": jobs, "warnings": app.loaded.warnings});
+    let result =
+        json!({"plan": plan.name, "description": plan.description, "jobs": jobs, "warnings": app.loaded.warnings});
     output.result(&result, || {
         let rows = plan.job.iter().map(|(name, job)| {
             let state = match (job.enabled, job.verb.is_built(), next(job)) {

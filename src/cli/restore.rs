@@ -46,7 +46,8 @@ fn wanted(arguments: &Restore) -> Result<Wanted, Failure> {
 fn instant(text: &str) -> Result<DateTime<Utc>, Failure> {
     let read = DateTime::parse_from_rfc3339(text).or_else(|_| DateTime::parse_from_str(text, "%Y-%m-%d %H:%M:%S%#z"));
     read.map(|instant| instant.with_timezone(&Utc)).map_err(|error| {
-        Failure::new(FailureKind::Usage, format!("read {text:?} as an instant")).because(error)
+        Failure::new(FailureKind::Usage, format!("read {text:?} as an instant"))
+            .because(error)
             .hint("Write it like 2026-03-01T14:30:00Z or 2026-03-01T14:30:00+09:00; the offset is required.")
     })
 }
@@ -54,7 +55,10 @@ fn instant(text: &str) -> Result<DateTime<Utc>, Failure> {
 fn told(choice: &Choice, output: &Output) {
     let manifest = choice.manifest();
     let taken = crate::cli::tables::instant(manifest.started);
-    output.talk(&format!("using {} in repository {}, the state of {taken}", choice.artifact.name, choice.repository.name));
+    output.talk(&format!(
+        "using {} in repository {}, the state of {taken}",
+        choice.artifact.name, choice.repository.name
+    ));
 }
 
 async fn restore_database(
@@ -78,7 +82,8 @@ async fn restore_database(
         output.result(&json!({"would_restore": {"backup": manifest.id, "rows": rows, "database": target}}), || text);
         return Ok(0);
     }
-    let options = DatabaseOptions { to_database: Some(target), replace: arguments.replace, no_owner: arguments.no_owner };
+    let options =
+        DatabaseOptions { to_database: Some(target), replace: arguments.replace, no_owner: arguments.no_owner };
     let restored = restore::restore_database(&options, &choice, doors, setting).await?;
     show(&restored, output);
     Ok(0)
@@ -100,7 +105,11 @@ async fn restore_table(
         Some(Mode::Replace) => TableMode::Replace,
     };
     if mode == TableMode::Replace && !arguments.consent.plan {
-        prompt::require_consent(&arguments.consent, &format!("make the table {table} equal to the backup"), &table.name)?;
+        prompt::require_consent(
+            &arguments.consent,
+            &format!("make the table {table} equal to the backup"),
+            &table.name,
+        )?;
     }
     let choice = restore::choose(wanted, doors, setting).await?;
     told(&choice, output);
@@ -132,8 +141,10 @@ fn show_plan(plan: &TablePlan, output: &Output) {
 }
 
 fn show(restored: &Restored, output: &Output) {
-    let phases: Vec<_> = restored.phases.iter().map(|(name, seconds)| json!({"phase": name, "seconds": seconds})).collect();
-    let result = json!({"restored": restored.target, "rows": restored.rows(), "proofs": restored.proofs, "phases": phases});
+    let phases: Vec<_> =
+        restored.phases.iter().map(|(name, seconds)| json!({"phase": name, "seconds": seconds})).collect();
+    let result =
+        json!({"restored": restored.target, "rows": restored.rows(), "proofs": restored.proofs, "phases": phases});
     output.result(&result, || {
         let equal = format!("{} holds {} rows, proven equal to the backup", restored.target, restored.rows());
         let phases = restored.phases.iter().map(|(name, seconds)| format!("  {name}: {seconds:.1} s"));

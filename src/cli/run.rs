@@ -5,8 +5,8 @@ use std::io;
 use serde_json::json;
 use tracing_subscriber::EnvFilter;
 
-use crate::app::agent::{self, AgentClient, Answer};
 use crate::app::App;
+use crate::app::agent::{self, AgentClient, Answer};
 use crate::cli::Code;
 use crate::cli::arguments::{Arguments, Command};
 use crate::cli::output::Output;
@@ -39,8 +39,9 @@ pub async fn run(app: App) -> Result<Code, Failure> {
 /// Whether a running agent answers.
 pub async fn healthcheck(app: &App, output: &Output) -> Result<Code, Failure> {
     let Some(client) = AgentClient::connect(app).await? else {
-        return Err(Failure::new(FailureKind::Failed, "reach the agent: none is running here")
-            .hint("`dbagent run` starts it."));
+        return Err(
+            Failure::new(FailureKind::Failed, "reach the agent: none is running here").hint("`dbagent run` starts it.")
+        );
     };
     match client.status().await? {
         Answer::Status(jobs) => {

@@ -12,6 +12,7 @@ mod bc003_data;
 mod bc003_server;
 mod catalog;
 mod child;
+mod cli;
 mod config;
 mod config_plan;
 mod dump;

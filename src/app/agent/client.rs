@@ -33,10 +33,13 @@ impl AgentClient {
         let path = socket::path(app);
         match UnixStream::connect(&path).await {
             Ok(stream) => Ok(Some(Self(stream))),
-            Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused) => Ok(None),
+            Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused) => {
+                Ok(None)
+            }
             Err(error) => {
                 let message = format!("ask the agent on {}", path.display());
-                Err(Failure::new(FailureKind::Failed, message).because(error)
+                Err(Failure::new(FailureKind::Failed, message)
+                    .because(error)
                     .hint("Run this as the user that the agent runs as."))
             }
         }
@@ -54,7 +57,8 @@ impl AgentClient {
 
     async fn ask(self, request: &Request) -> Result<Answer, Failure> {
         let failed = |error: Box<dyn std::error::Error + Send + Sync>| {
-            Failure::new(FailureKind::Failed, "ask the running agent").because(error)
+            Failure::new(FailureKind::Failed, "ask the running agent")
+                .because(error)
                 .hint("`dbagent job history` shows whether the run took place.")
         };
         let mut text = serde_json::to_vec(request).map_err(|error| failed(error.into()))?;

@@ -44,7 +44,8 @@ impl App {
             durable::private_directory(&state.join("catalog"))
         };
         prepare().map_err(|error| {
-            Failure::new(FailureKind::Failed, format!("use the state directory {}", state.display())).because(error)
+            Failure::new(FailureKind::Failed, format!("use the state directory {}", state.display()))
+                .because(error)
                 .hint("Set state_dir in dbagent.toml to a directory this user may write to and nobody else.")
         })
     }

@@ -42,7 +42,8 @@ pub(super) fn path(app: &App) -> PathBuf {
 pub(super) fn listen(app: &App, commands: mpsc::Sender<Command>) -> Result<JoinHandle<()>, Failure> {
     let path = path(app);
     let failed = |error: Box<dyn std::error::Error + Send + Sync>| {
-        Failure::new(FailureKind::Failed, format!("listen on {}", path.display())).because(error)
+        Failure::new(FailureKind::Failed, format!("listen on {}", path.display()))
+            .because(error)
             .hint("Set state_dir to a shorter path if it is too long for a socket.")
     };
     if path.exists() {
@@ -75,9 +76,7 @@ async fn answer(stream: UnixStream, commands: mpsc::Sender<Command>) -> std::io:
     BufReader::new(read).read_line(&mut line).await?;
     let reply = match serde_json::from_str(&line) {
         Ok(request) => reply(request, &commands).await,
-        Err(error) => {
-            Reply::Failed((&Failure::new(FailureKind::Usage, "read a request").because(error)).into())
-        }
+        Err(error) => Reply::Failed((&Failure::new(FailureKind::Usage, "read a request").because(error)).into()),
     };
     let mut text = serde_json::to_vec(&reply)?;
     text.push(b'\n');

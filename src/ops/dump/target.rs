@@ -48,7 +48,11 @@ impl Target {
     }
 
     /// Begins an object.
-    pub(super) async fn begin(&mut self, key: &ObjectKey, expected_size: Option<u64>) -> Result<Box<dyn Upload>, Failure> {
+    pub(super) async fn begin(
+        &mut self,
+        key: &ObjectKey,
+        expected_size: Option<u64>,
+    ) -> Result<Box<dyn Upload>, Failure> {
         let options = PutOptions { storage_class: self.storage_class.clone(), expected_size, ..PutOptions::default() };
         Ok(self.repository.storage.upload(key, &options).await?)
     }

@@ -31,6 +31,7 @@ pub struct Site {
     pub server: ScratchServer,
     pub files: TempDir,
     pub signer: Signer,
+    pub signing_secret: Vec<u8>,
     pub pair: KeyPair,
     pub repositories: Vec<Repository>,
 }
@@ -47,6 +48,7 @@ impl Site {
             server,
             files: tempfile::tempdir().unwrap(),
             signer: Signer::from_secret_key(&signing.secret, None, now).unwrap(),
+            signing_secret: signing.secret,
             pair: generate_encryption_pair("test backup", now).unwrap(),
             repositories: Vec::new(),
         };

@@ -1,0 +1,271 @@
+//! The binary as people use it: commands, exit codes, JSON, wrong inputs, signals.
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+
+use crate::stage::site::{Site, TABLES};
+use serde_json::Value;
+
+/// A site with a configuration file, keys on disk and a plan with a dump of the shop.
+pub struct Desk {
+    pub site: Site,
+    pub config: PathBuf,
+}
+
+impl Desk {
+    pub fn new() -> Self {
+        let site = Site::new();
+        let root = site.root().to_owned();
+        for (name, bytes) in [
+            ("backup.asc", &site.pair.public),
+            ("restore-key.asc", &site.pair.secret),
+            ("signing.asc", &site.signing_secret),
+        ] {
+            write_private(&root.join(name), bytes);
+        }
+        let tables: Vec<String> = TABLES.iter().map(|table| format!("'{table}'")).collect();
+        write_private(&root.join("plan.toml"), plan(&tables.join(", ")).as_bytes());
+        let config = root.join("dbagent.toml");
+        write_private(&config, configuration(&site).as_bytes());
+        Self { site, config }
+    }
+
+    /// The binary with this configuration and an empty environment.
+    pub fn command(&self, arguments: &[&str]) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_dbagent"));
+        command.env_clear().env("PATH", "/usr/local/bin:/usr/bin:/bin").env("HOME", self.site.root());
+        command.arg("--config").arg(&self.config).args(arguments).stdin(Stdio::null());
+        command
+    }
+
+    pub fn run(&self, arguments: &[&str]) -> Output {
+        self.command(arguments).output().unwrap()
+    }
+
+    /// Runs with `--json`, expects `code`, gives the object.
+    pub fn json(&self, code: i32, arguments: &[&str]) -> Value {
+        let output = self.command(arguments).arg("--json").output().unwrap();
+        let text = String::from_utf8(output.stdout).unwrap();
+        let talk = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert_eq!(output.status.code(), Some(code), "{arguments:?}\n{text}\n{talk}");
+        let value: Value = serde_json::from_str(text.trim()).unwrap_or_else(|error| panic!("{error}: {text}"));
+        assert_eq!(value["schema_version"], 1);
+        value
+    }
+}
+
+fn plan(tables: &str) -> String {
+    format!(
+        "description = 'the shop'\n[job.full]\nverb = 'dump'\nschedule = '0 3 * * *'\ntables = [{tables}]\n\
+         folder = 'full'\nname_prefix = 'shop_full'\nkeep = {{ local = '30 days', s3 = '30 days' }}\n\
+         [job.expire]\nverb = 'expire'\nschedule = '0 5 * * *'\n[job.base]\nverb = 'base-backup'\nschedule = '0 2 * * 6'\n"
+    )
+}
+
+fn configuration(site: &Site) -> String {
+    let root = site.root().display();
+    let connection = site.connection();
+    format!(
+        "cluster = 'shop'\nplan = 'plan.toml'\nstate_dir = '{root}/state'\n\
+         [postgres]\nhost = '{host}'\nport = {port}\nuser = '{user}'\ndatabase = 'shop'\n\
+         [repository.local]\nurl = 'file://{root}/local'\n\
+         [encryption]\nrecipients = ['backup.asc']\nfingerprints = ['{fingerprint}']\n\
+         signing_key = 'signing.asc'\ndecryption_key = 'restore-key.asc'\n",
+        host = site.server.directory().display(),
+        port = site.server.port(),
+        user = connection.user(),
+        fingerprint = site.pair.fingerprint,
+    )
+}
+
+fn write_private(path: &Path, bytes: &[u8]) {
+    use std::io::Write as _;
+    use std::os::unix::fs::OpenOptionsExt as _;
+    let mut options = std::fs::OpenOptions::new();
+    options.write(true).create_new(true).mode(0o600).open(path).unwrap().write_all(bytes).unwrap();
+}
+
+#[test]
+fn a_day_with_dbagent() {
+    let desk = Desk::new();
+    let run = desk.json(0, &["job", "run", "full"]);
+    let outcome = &run["run"]["end"]["result"]["done"];
+    assert_eq!(outcome["verdict"], "ok", "{run}");
+    let list = desk.json(0, &["backup", "list"]);
+    let backup = &list["backups"][0];
+    let id = backup["id"].as_str().unwrap().to_owned();
+    for field in ["id", "verb", "job", "name", "finished", "repository", "verified"] {
+        assert!(!backup[field].is_null(), "{field} in {backup}");
+    }
+    assert_eq!(desk.json(0, &["backup", "show", "latest"])["copies"][0]["manifest"]["id"], id.as_str());
+    assert_eq!(desk.json(0, &["backup", "verify", "--deep"])["verified"][0]["good"], true);
+    let restored = desk.json(0, &["restore", "--database", "shop", "--to-database", "shop2"]);
+    assert_eq!(restored["rows"], 7550);
+    let table = desk.json(0, &["restore", "--table", "orders", "--mode", "replace", "--yes"]);
+    assert_eq!(table["rows"], 3000);
+    let history = desk.json(0, &["job", "history"]);
+    assert_eq!(history["history"].as_array().unwrap().len(), 1);
+    let expire = desk.json(0, &["expire", "--plan"]);
+    assert_eq!(expire["repositories"][0]["artifacts"][0]["keep"], true);
+    assert_eq!(desk.json(15, &["backup", "delete", &id, "--yes"])["error"]["code"], 15, "the last good one stays");
+}
+
+#[test]
+fn wrong_inputs_get_their_exit_codes_and_a_way_on() {
+    let desk = Desk::new();
+    let code_of = |arguments: &[&str]| {
+        let error = desk.command(arguments).arg("--json").output().unwrap();
+        let value: Value = serde_json::from_slice(&error.stdout).unwrap();
+        assert_eq!(Some(i64::from(error.status.code().unwrap())), value["error"]["code"].as_i64());
+        value["error"]["code"].as_i64().unwrap()
+    };
+    assert_eq!(code_of(&["job", "run", "nonsense"]), 10);
+    assert_eq!(code_of(&["job", "run", "base"]), 2, "not built yet");
+    assert_eq!(code_of(&["backup", "show", "latest"]), 10);
+    assert_eq!(code_of(&["restore", "--database", "shop"]), 10);
+    assert_eq!(code_of(&["restore", "--database", "shop", "--until", "yesterday"]), 2);
+    assert_eq!(code_of(&["restore", "--database", "shop", "--until", "2026-01-01 10:00"]), 2, "no offset");
+    assert_eq!(code_of(&["nonsense"]), 2);
+    assert_eq!(code_of(&["restore"]), 2);
+    assert_eq!(code_of(&["healthcheck"]), 1);
+    assert_eq!(code_of(&["backup", "list", "--repository", "nowhere"]), 2);
+}
+
+#[test]
+fn destructive_commands_without_a_terminal_need_yes_and_refuse_what_is_unsafe() {
+    let desk = Desk::new();
+    desk.json(0, &["job", "run", "full"]);
+    assert_eq!(desk.json(15, &["expire"])["error"]["code"], 15);
+    assert_eq!(desk.json(15, &["restore", "--database", "shop"])["error"]["code"], 15, "it is there");
+    assert_eq!(desk.json(15, &["restore", "--database", "shop", "--replace"])["error"]["code"], 15);
+    let replaced = desk.json(0, &["restore", "--database", "shop", "--replace", "--yes"]);
+    assert_eq!(replaced["restored"], "shop");
+    assert_eq!(desk.site.ask("SELECT count(*) FROM orders"), "3000");
+}
+
+#[test]
+fn plan_says_what_is_not_built_and_global_flags_stand_anywhere() {
+    let desk = Desk::new();
+    let plan = desk.json(0, &["plan"]);
+    let jobs = plan["jobs"].as_array().unwrap();
+    let base = jobs.iter().find(|job| job["name"] == "base").unwrap();
+    assert_eq!(base["built"], false);
+    let text = String::from_utf8(desk.run(&["plan"]).stdout).unwrap();
+    assert!(text.contains("not built yet"), "{text}");
+    let before = desk.command(&["--json", "plan"]).output().unwrap();
+    assert!(serde_json::from_slice::<Value>(&before.stdout).is_ok());
+}
+
+#[test]
+fn a_second_process_is_told_who_holds_the_lock() {
+    let desk = Desk::new();
+    desk.json(0, &["job", "run", "full"]);
+    let key = desk.site.ask("SELECT 1");
+    assert_eq!(key, "1");
+    let lock = desk.site.root().join("state/agent.lock");
+    let held = dbagent::host::FileLock::take(&lock, "a test").unwrap();
+    let refused = desk.json(11, &["job", "run", "full"]);
+    assert!(refused["error"]["message"].as_str().unwrap().contains("a test"), "{refused}");
+    drop(held);
+}
+
+#[test]
+fn a_flipped_byte_is_found_and_the_backup_is_not_used() {
+    let desk = Desk::new();
+    desk.json(0, &["job", "run", "full"]);
+    let folder = desk.site.root().join("local/full");
+    let data = std::fs::read_dir(&folder).unwrap().map(|entry| entry.unwrap().path());
+    let data = data.filter(|path| path.to_string_lossy().ends_with(".dump.gz.gpg"));
+    let data = data.max_by_key(|path| std::fs::metadata(path).unwrap().len()).unwrap();
+    let mut bytes = std::fs::read(&data).unwrap();
+    let middle = bytes.len() / 2;
+    bytes[middle] ^= 1;
+    std::fs::write(&data, bytes).unwrap();
+    assert_eq!(desk.json(13, &["backup", "verify"])["verified"][0]["good"], false);
+    let list = desk.json(0, &["backup", "list"]);
+    assert_eq!(list["backups"][0]["verified"], false, "damage is remembered");
+    desk.json(13, &["restore", "--database", "shop", "--to-database", "other"]);
+    assert_eq!(
+        desk.site
+            .ask("SELECT count(*) FROM pg_database WHERE datname NOT IN ('postgres', 'shop') AND NOT datistemplate"),
+        "0"
+    );
+}
+
+#[test]
+fn completions_and_manual_pages_are_made() {
+    let desk = Desk::new();
+    let bash = desk.run(&["completions", "bash"]);
+    assert!(String::from_utf8_lossy(&bash.stdout).contains("dbagent"));
+    let pages = tempfile::tempdir().unwrap();
+    assert!(desk.run(&["man", &pages.path().display().to_string()]).status.success());
+    assert!(pages.path().join("dbagent-restore.1").exists());
+}
+
+/// A running agent, killed when dropped.
+struct Running(std::process::Child);
+
+impl Running {
+    fn start(desk: &Desk) -> Self {
+        let child = desk.command(&["run"]).stderr(Stdio::piped()).spawn().unwrap();
+        let mut running = Self(child);
+        let stderr = running.0.stderr.take().unwrap();
+        let (told, ready) = std::sync::mpsc::channel();
+        std::thread::spawn(move || {
+            use std::io::BufRead as _;
+            for line in std::io::BufReader::new(stderr).lines().map_while(Result::ok) {
+                if line.contains("fencing_token") {
+                    let _ = told.send(());
+                }
+            }
+        });
+        ready.recv_timeout(std::time::Duration::from_secs(20)).expect("the agent never led");
+        running
+    }
+
+    fn signal(&self, name: &str) {
+        let sent = Command::new("kill").args([format!("-{name}"), self.0.id().to_string()]).status().unwrap();
+        assert!(sent.success());
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+#[test]
+fn f07_a_running_agent_takes_requests_and_ends_well_on_sigterm() {
+    let desk = Desk::new();
+    let mut agent = Running::start(&desk);
+    assert_eq!(desk.json(0, &["healthcheck"])["healthy"], true);
+    let run = desk.json(0, &["job", "run", "full"]);
+    assert_eq!(run["run"]["end"]["result"]["done"]["verdict"], "ok");
+    assert_eq!(desk.json(11, &["run"])["error"]["code"], 11, "one agent per state directory");
+    agent.signal("TERM");
+    assert_eq!(agent.0.wait().unwrap().code(), Some(0));
+    assert!(!desk.site.root().join("state/agent.sock").exists());
+    assert_eq!(desk.json(1, &["healthcheck"])["error"]["code"], 1);
+}
+
+#[test]
+fn f08_a_bad_configuration_on_sighup_keeps_the_old_one() {
+    let desk = Desk::new();
+    let agent = Running::start(&desk);
+    let good = std::fs::read_to_string(&desk.config).unwrap();
+    std::fs::write(&desk.config, format!("{good}\nnonsense = 1\n")).unwrap();
+    agent.signal("HUP");
+    std::fs::write(&desk.config, good).unwrap();
+    assert_eq!(desk.json(0, &["job", "run", "full"])["run"]["end"]["result"]["done"]["verdict"], "ok");
+}
+
+#[test]
+fn f09_two_agents_on_one_cluster_have_one_leader() {
+    let desk = Desk::new();
+    let _leader = Running::start(&desk);
+    let other = desk.site.root().join("other-state");
+    let refused = desk.command(&["job", "run", "full", "--json"]).env("DBAGENT_STATE_DIR", &other).output().unwrap();
+    assert_eq!(refused.status.code(), Some(11), "{}", String::from_utf8_lossy(&refused.stdout));
+}
