@@ -31,4 +31,5 @@ mod scheduler_history;
 mod scheduler_stage;
 mod scratch;
 mod storage_conformance;
+mod storage_faults;
 mod storage_servers;

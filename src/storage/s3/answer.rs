@@ -41,6 +41,7 @@ fn answered(what: &str, error: &impl ProvideErrorMetadata, raw: &HttpResponse) -
     let kind = kind_of(status, code);
     let why = match (code, error.message()) {
         ("NoSuchBucket", _) => "there is no such bucket".to_owned(),
+        ("InvalidObjectState", _) => "it is archived and has to be thawed before it can be read".to_owned(),
         ("RequestTimeTooSkewed", _) => "the clock of this machine differs too much from the store's".to_owned(),
         _ if is_elsewhere(status, code) => elsewhere(raw),
         ("", _) => format!("the store answers {status}"),

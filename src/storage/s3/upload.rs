@@ -240,6 +240,13 @@ impl S3Upload {
         bucket.retrier.run(|| abort(bucket, key.as_str(), id)).await
     }
 
+    /// Ends it after another error, which is the one to be told.
+    async fn end_or_tell(&mut self) {
+        if let Err(error) = self.end().await {
+            tracing::warn!(error = %error, "an upload is left behind; expire will end it");
+        }
+    }
+
     fn unusable(&self) -> StorageError {
         let what = self.bucket.what("write", self.key.as_str());
         StorageError::new(StorageErrorKind::Other, format!("{what}: the upload has failed before"))
@@ -349,7 +356,10 @@ impl Upload for S3Upload {
         self.hasher.update(&bytes);
         self.size += bytes.len() as u64;
         let taken = self.take(bytes).await;
-        self.failed = taken.is_err();
+        if taken.is_err() {
+            self.failed = true;
+            self.end_or_tell().await;
+        }
         taken
     }
 
@@ -363,8 +373,8 @@ impl Upload for S3Upload {
         };
         if answer.is_ok() {
             self.multipart = None;
-        } else if let Err(error) = self.end().await {
-            tracing::warn!(error = %error, "an upload is left behind; expire will end it");
+        } else {
+            self.end_or_tell().await;
         }
         answer
     }

@@ -21,6 +21,8 @@ pub enum Action {
     Answer(u16, &'static str, Vec<(&'static str, String)>),
     /// Carried out, but the connection is closed instead of an answer.
     LoseAnswer,
+    /// Carried out, but answered with an HTTP status and an S3 error code.
+    CarryOutAndAnswer(u16, &'static str),
     /// The connection is closed; nothing is carried out.
     Close,
     /// Never answered.
@@ -144,6 +146,10 @@ impl Front {
             Action::LoseAnswer => {
                 self.carry_out(request).await?;
                 Err(closed())
+            }
+            Action::CarryOutAndAnswer(status, code) => {
+                self.carry_out(request).await?;
+                Ok(error_answer(status, code, &[]))
             }
             Action::Close => Err(closed()),
             Action::Hang => std::future::pending().await,

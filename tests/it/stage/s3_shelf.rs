@@ -40,6 +40,11 @@ impl Shelf {
         }
     }
 
+    /// s3s-fs makes a bucket that is written to.
+    fn find_bucket(&self, bucket: &str) -> S3Result<()> {
+        if self.root.join(bucket).is_dir() { Ok(()) } else { Err(s3_error!(NoSuchBucket)) }
+    }
+
     fn classify(&self, key: &str, class: Option<StorageClass>) {
         let mut classes = self.classes.lock().unwrap();
         match class {
@@ -92,6 +97,7 @@ impl S3 for Shelf {
     }
 
     async fn put_object(&self, mut request: S3Request<PutObjectInput>) -> Answer<PutObjectOutput> {
+        self.find_bucket(&request.input.bucket)?;
         let class = request.input.storage_class.take();
         let key = request.input.key.clone();
         request.input.body = checked(request.input.body.take(), request.input.checksum_sha256.as_ref()).await?;
@@ -129,6 +135,7 @@ impl S3 for Shelf {
         &self,
         mut request: S3Request<CreateMultipartUploadInput>,
     ) -> Answer<CreateMultipartUploadOutput> {
+        self.find_bucket(&request.input.bucket)?;
         let class = request.input.storage_class.take();
         let key = request.input.key.clone();
         let answer = self.files.create_multipart_upload(request).await?;
