@@ -31,5 +31,6 @@ mod scheduler_history;
 mod scheduler_stage;
 mod scratch;
 mod storage_conformance;
+mod storage_directory_faults;
 mod storage_faults;
 mod storage_servers;
