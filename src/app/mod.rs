@@ -4,12 +4,15 @@
 //! Secrets are resolved anew each time a door is opened, and live no longer than it.
 
 pub mod agent;
+pub mod demo;
+pub mod init;
 pub mod keys;
 pub mod manual;
 pub mod policies;
 mod postgres;
 mod repositories;
 mod secrets;
+mod sheet;
 pub mod verbs;
 
 use std::sync::Arc;

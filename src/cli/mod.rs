@@ -5,7 +5,9 @@
 pub mod arguments;
 mod backup;
 mod config;
+pub mod demo;
 mod expire;
+pub mod init;
 mod job;
 pub mod output;
 mod plan;

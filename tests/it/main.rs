@@ -15,10 +15,12 @@ mod child;
 mod cli;
 mod config;
 mod config_plan;
+mod demo;
 mod dump;
 mod durable;
 #[cfg(feature = "failpoints")]
 mod failpoint;
+mod init;
 mod pipeline_archive;
 mod pipeline_openpgp;
 mod pipeline_store;

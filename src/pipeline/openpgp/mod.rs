@@ -10,7 +10,7 @@ mod recipients;
 
 pub use decrypt::{DecryptionKeys, Plaintext};
 pub use generate::{KeyPair, generate_encryption_pair, generate_signing_key};
-pub use recipients::{Recipient, Recipients, Refusal, Refused};
+pub use recipients::{Recipient, Recipients, Refusal, Refused, fingerprints};
 
 /// The form of encrypted messages.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

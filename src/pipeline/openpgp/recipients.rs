@@ -160,6 +160,16 @@ impl Recipients {
     }
 }
 
+/// The full fingerprints of the certificates in `file`, for a person to compare and to pin. Judges nothing.
+pub fn fingerprints(file: &[u8]) -> Result<Vec<String>, OpenPgpError> {
+    let mut refused = Vec::new();
+    let found = certificates(&[file], &mut refused);
+    match refused.is_empty() {
+        true => Ok(found.iter().map(|certificate| certificate.fingerprint().to_hex()).collect()),
+        false => Err(OpenPgpError::Refused(refused)),
+    }
+}
+
 /// Pins as `to_hex` writes fingerprints; gpg prints them in groups.
 fn pins(pinned: &[impl AsRef<str>], refused: &mut Vec<Refused>) -> Vec<String> {
     let mut pins = Vec::new();

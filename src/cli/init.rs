@@ -1,0 +1,70 @@
+//! `dbagent init`: asks the few questions on a terminal, takes the defaults elsewhere, and says what to do next.
+
+use std::io::{self, BufRead as _, IsTerminal as _};
+
+use crate::app::init::{self, Answers, Initialized, Options};
+use crate::cli::Code;
+use crate::cli::arguments::Init;
+use crate::cli::output::Output;
+use crate::model::failure::{Failure, FailureKind};
+
+/// Sets up `--directory`.
+pub fn run(arguments: &Init, output: &Output) -> Result<Code, Failure> {
+    let mut answers = Answers::defaults(&arguments.directory)?;
+    let terminal = io::stdin().is_terminal() && io::stderr().is_terminal();
+    if terminal && !arguments.yes && !output.quiet && !output.json {
+        ask("Name of the PostgreSQL cluster", &mut answers.cluster, output)?;
+        ask("Where PostgreSQL is and who logs in", &mut answers.postgres_url, output)?;
+        ask("Where backups are to be kept (a directory, or s3://bucket/prefix)", &mut answers.repository, output)?;
+    }
+    let options = Options {
+        directory: arguments.directory.clone(),
+        recipients: arguments.recipient.clone(),
+        answers,
+        name_decryption_key: false,
+    };
+    let made = init::run_now(&options)?;
+    output.result(&made, || next_steps(&made));
+    Ok(0)
+}
+
+/// Replaces `answer` by what is typed; an empty line, or the end of input, keeps it.
+fn ask(question: &str, answer: &mut String, output: &Output) -> Result<(), Failure> {
+    output.talk(&format!("{question} [{answer}]:"));
+    let mut line = String::new();
+    io::stdin()
+        .lock()
+        .read_line(&mut line)
+        .map_err(|error| Failure::new(FailureKind::Failed, "read the answer").because(error))?;
+    if !line.trim().is_empty() {
+        *answer = line.trim().to_owned();
+    }
+    Ok(())
+}
+
+fn next_steps(made: &Initialized) -> String {
+    let configuration = made.configuration.display();
+    let mut text = format!("Wrote {configuration}. Backups go to {} and can be read by\n", made.repository);
+    for recipient in &made.recipients {
+        text.push_str(&format!("  {recipient}\n"));
+    }
+    text.push_str(&format!("They are signed by\n  {}\n", made.signing_key));
+    text.push_str("A test message was encrypted to every recipient");
+    match (&made.restore_key, &made.break_glass) {
+        (Some(key), Some(sheet)) => text.push_str(&format!(
+            " and decrypted again.\n\nTAKE THE PRIVATE KEY AWAY FROM HERE: {}\nWithout it nothing can be restored; with \
+             it everything can be read. {} says where it belongs and how to use it.\n",
+            key.display(),
+            sheet.display()
+        )),
+        _ => text.push_str(
+            ".\n\nCompare the fingerprints with their owners', and have them decrypt a backup before you rely on it.\n",
+        ),
+    }
+    text.push_str(&format!(
+        "\nNext:\n  dbagent --config {configuration} check          is everything in place\n  dbagent --config \
+         {configuration} job run full   the first backup, now\n  dbagent --config {configuration} run            the \
+         agent, by the plan\n"
+    ));
+    text
+}
