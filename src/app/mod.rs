@@ -6,6 +6,7 @@
 pub mod agent;
 pub mod demo;
 pub mod init;
+mod health;
 pub mod keys;
 pub mod manual;
 pub mod policies;

@@ -10,7 +10,7 @@ use crate::model::failure::{Failure, FailureKind};
 use crate::model::outcome::Outcome;
 use crate::model::span::Span;
 use crate::model::verb::Verb;
-use crate::ops::{Setting, dump, expire, restore};
+use crate::ops::{Setting, check, dump, expire, restore};
 use crate::pipeline::gzip::Level;
 
 /// Longest silence of pg_dump unless the job says otherwise.
@@ -43,6 +43,9 @@ impl App {
                 expire::run(&repositories, &self.expire_options()?, setting).await
             }
             verb => Err(not_built(name, verb)),
+            Verb::Check => Ok(check::outcome(&self.check(setting).await)),
+            verb => Err(Failure::new(FailureKind::Usage, format!("run the job {name}: {verb} is not built yet"))
+                .hint("`dbagent plan` shows which jobs this version runs.")),
         }
     }
 

@@ -77,6 +77,19 @@ impl Signer {
         self.certificate.fingerprint().to_hex()
     }
 
+    /// When the certificate was made.
+    pub fn created(&self) -> DateTime<Utc> {
+        self.certificate.primary_key().key().creation_time().into()
+    }
+
+    /// When the certificate, or its key that signs, expires; absent when neither does.
+    pub fn expires(&self) -> Option<DateTime<Utc>> {
+        let policy = StandardPolicy::new();
+        let keys = self.certificate.keys().with_policy(&policy, None);
+        let needed = keys.filter(|key| key.primary() || key.key().fingerprint() == self.pair.public().fingerprint());
+        needed.filter_map(|key| key.key_expiration_time()).min().map(DateTime::from)
+    }
+
     /// A detached binary signature over `document`, dated `now`.
     pub fn sign(&self, document: &[u8], now: DateTime<Utc>) -> Result<Vec<u8>, CatalogError> {
         let mut signature = Vec::new();

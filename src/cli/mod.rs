@@ -4,6 +4,7 @@
 
 pub mod arguments;
 mod backup;
+pub mod check;
 mod config;
 pub mod demo;
 mod expire;
@@ -16,6 +17,7 @@ mod prompt;
 mod restore;
 mod run;
 mod signals;
+pub mod status;
 mod tables;
 
 use std::process::ExitCode;

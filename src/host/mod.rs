@@ -9,6 +9,7 @@ pub mod complete;
 pub mod durable;
 pub mod failpoint;
 pub mod lock;
+pub mod space;
 
 pub use checked::CheckedSource;
 pub use child::{
@@ -19,3 +20,4 @@ pub use complete::{BytesSource, Complete, Source, SourceError};
 pub use durable::{FileError, FileErrorKind};
 pub use failpoint::{FailPoint, reach};
 pub use lock::{FileLock, LockError};
+pub use space::Space;

@@ -16,5 +16,6 @@ pub mod retention;
 pub mod schedule;
 pub mod size;
 pub mod span;
+pub mod status;
 pub mod table;
 pub mod verb;

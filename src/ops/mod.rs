@@ -4,9 +4,11 @@
 //! reads configuration or imports another verb; what two verbs share is a step.
 
 pub mod backup;
+pub mod check;
 pub mod dump;
 pub mod expire;
 pub mod restore;
+pub mod status;
 
 use std::sync::Arc;
 

@@ -34,6 +34,8 @@ pub struct Recipient {
     pub fingerprint: String,
     /// Its first user id.
     pub user_id: String,
+    /// When it was made.
+    pub created: DateTime<Utc>,
     /// When it, or its encryption key, expires.
     pub expires: Option<DateTime<Utc>>,
     pub(super) key: Key<PublicParts, UnspecifiedRole>,
@@ -228,6 +230,7 @@ fn assess(certificate: &Cert, pins: &[String], profile: Profile, now: DateTime<U
     Ok(Recipient {
         fingerprint,
         user_id: user_id.unwrap_or_default(),
+        created: certificate.primary_key().key().creation_time().into(),
         expires: expiry.into_iter().chain(key.key_expiration_time()).min().map(DateTime::from),
         key: key.key().clone(),
     })

@@ -1,0 +1,200 @@
+//! Opens the doors for `check` and `status`. One that does not open is handed on as its failure, never left out.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use crate::app::App;
+use crate::catalog::Repository;
+use crate::config::{self, Checklist, Plan};
+use crate::model::failure::{Failure, FailureKind};
+use crate::model::schedule::Schedule;
+use crate::model::status::StatusModel;
+use crate::model::verb::Verb;
+use crate::ops::check::{self, CheckLine, Encryption, Keys};
+use crate::ops::{Setting, status};
+use crate::postgres::DumpScope;
+
+/// Longest wait for a table's lock in a rehearsal: a check holds nobody up.
+const REHEARSAL_LOCK: Duration = Duration::from_secs(2);
+
+type Opened = Result<(Vec<Repository>, Vec<(String, Failure)>), Failure>;
+
+impl App {
+    /// Works through the checklist.
+    pub async fn check(&self, setting: &Setting) -> Vec<CheckLine> {
+        let opened = self.try_repositories(None).await;
+        let status = match &opened {
+            Ok((repositories, unopened)) => Ok(self.status_of(repositories, unopened, setting).await),
+            Err(failure) => Err(copy(failure)),
+        };
+        let server = self.connection(Verb::Check, None);
+        let tools = match self.connection(Verb::Dump, None) {
+            Ok(connection) => self.tools(&connection).await,
+            Err(failure) => Err(failure),
+        };
+        let plan = self.loaded.plan.as_ref();
+        let doors = check::Doors {
+            warnings: self.loaded.warnings.clone(),
+            unbuilt: plan.map(unbuilt).unwrap_or_default(),
+            unchecked: plan.map(|plan| unchecked(&plan.check)).unwrap_or_default(),
+            state_directory: self.loaded.config.state_dir.to_path_buf(),
+            disk_percent: plan.and_then(|plan| plan.check.disk_percent),
+            server,
+            tools,
+            dumps: self.rehearsals(),
+            repositories: self.repository_doors(opened),
+            keys: self.keys(),
+            status,
+        };
+        check::run(&doors, setting).await
+    }
+
+    /// What is protected now. Errors when not even the keys that check signatures can be read.
+    pub async fn status(&self, setting: &Setting) -> Result<StatusModel, Failure> {
+        let (repositories, unopened) = self.try_repositories(None).await?;
+        Ok(self.status_of(&repositories, &unopened, setting).await)
+    }
+
+    async fn status_of(
+        &self,
+        repositories: &[Repository],
+        unopened: &[(String, Failure)],
+        setting: &Setting,
+    ) -> StatusModel {
+        setting.events.step("reading the repositories");
+        let now = setting.clock.now();
+        let jobs = self.status_jobs();
+        let repositories = status::read_repositories(repositories, unopened, now).await;
+        let (folder, of, own) = (self.history_folder(), jobs.clone(), setting.run);
+        let runs = tokio::task::spawn_blocking(move || status::last_runs(&folder, &of, own)).await;
+        let inputs = status::Inputs {
+            cluster: self.loaded.config.cluster.clone(),
+            plan: self.loaded.plan.as_ref().map(|plan| plan.name.clone()),
+            jobs,
+            repositories,
+            runs: runs.unwrap_or_else(|error| Err(format!("read the run history: {error}"))),
+        };
+        status::assemble(&inputs, now)
+    }
+
+    fn status_jobs(&self) -> Vec<status::Job> {
+        let Some(plan) = &self.loaded.plan else { return Vec::new() };
+        let repositories = || self.loaded.config.repository.keys();
+        let job = |(name, job): (&String, &config::Job)| status::Job {
+            name: name.clone(),
+            verb: job.verb,
+            schedule: due(plan, job),
+            database: job.database.clone(),
+            tables: job.tables.len() as u64,
+            repositories: repositories().filter(|name| job.writes_to(name)).cloned().collect(),
+        };
+        plan.job.iter().filter(|(_, job)| job.enabled).map(job).collect()
+    }
+
+    fn rehearsals(&self) -> Vec<check::Dump> {
+        let dumps = self.loaded.plan.iter().flat_map(|plan| &plan.job);
+        let dumps = dumps.filter(|(_, job)| job.enabled && job.verb == Verb::Dump);
+        let rehearsal = |(name, job): (&String, &config::Job)| check::Dump {
+            job: name.clone(),
+            connection: self.connection(Verb::Dump, job.database.as_deref()),
+            scope: DumpScope {
+                tables: job.tables.clone(),
+                large_objects: job.large_objects.unwrap_or(false),
+                lock_timeout: REHEARSAL_LOCK,
+            },
+        };
+        dumps.map(rehearsal).collect()
+    }
+
+    fn repository_doors(&self, opened: Opened) -> Vec<check::Door> {
+        let mut found: BTreeMap<String, Result<Repository, Failure>> = BTreeMap::new();
+        let failure = match opened {
+            Ok((repositories, unopened)) => {
+                found.extend(repositories.into_iter().map(|repository| (repository.name.clone(), Ok(repository))));
+                found.extend(unopened.into_iter().map(|(name, failure)| (name, Err(failure))));
+                Failure::new(FailureKind::Failed, "open the repository")
+            }
+            Err(failure) => failure,
+        };
+        let door = |(name, settings): (&String, &config::Repository)| check::Door {
+            name: name.clone(),
+            opened: found.remove(name).unwrap_or_else(|| Err(copy(&failure))),
+            directory: match &settings.url {
+                config::Place::Directory(path) => Some(path.clone()),
+                config::Place::S3 { .. } => None,
+            },
+            wants_lock: settings.object_lock.is_some(),
+        };
+        self.loaded.config.repository.iter().map(door).collect()
+    }
+
+    fn keys(&self) -> Keys {
+        let settings = self.loaded.config.encryption.as_ref().and_then(config::Encryption::openpgp);
+        Keys {
+            encryption: self.recipients().map(|to| to.map_or(Encryption::None, Encryption::To)),
+            signer: self.signer(),
+            decryption: self.decryption_keys().map(|keys| keys.is_some()),
+            rotate_after: settings.and_then(|settings| settings.rotate_after),
+        }
+    }
+}
+
+/// The schedule of `job`, or of the job that it follows.
+fn due(plan: &Plan, job: &config::Job) -> Option<Schedule> {
+    let mut job = job;
+    // A plan of jobs that follow each other in a circle is refused on loading; the limit is for what that lets through.
+    for _ in 0..plan.job.len() {
+        match job.due() {
+            Some(schedule) => return Some(schedule),
+            None => job = plan.job.get(job.after.as_ref()?)?,
+        }
+    }
+    None
+}
+
+fn unbuilt(plan: &Plan) -> Vec<String> {
+    let unbuilt = plan.job.iter().filter(|(_, job)| job.enabled && !job.verb.is_built());
+    unbuilt.map(|(name, job)| format!("{name} ({})", job.verb)).collect()
+}
+
+/// The keys of the plan's `[check]` that are set and that no check looks at yet.
+fn unchecked(checklist: &Checklist) -> Vec<String> {
+    let fields = |checklist: &Checklist| serde_json::to_value(checklist).ok();
+    let (Some(said), Some(unsaid)) = (fields(checklist), fields(&Checklist::default())) else {
+        return vec!["all of it".to_owned()];
+    };
+    let said = said.as_object().into_iter().flatten();
+    let set = said.filter(|(key, value)| key.as_str() != "disk_percent" && unsaid.get(key.as_str()) != Some(value));
+    set.map(|(key, _)| key.clone()).collect()
+}
+
+/// A failure that several checks share, for one of them.
+fn copy(failure: &Failure) -> Failure {
+    let same = Failure::new(failure.kind, failure.full_message());
+    match &failure.hint {
+        Some(hint) => same.hint(hint),
+        None => same,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_the_plan_asks_for_and_nobody_looks_at_is_named() {
+        assert!(unchecked(&Checklist::default()).is_empty());
+        let asked = Checklist { disk_percent: Some(80), tls: true, tcp: vec!["a:1".into()], ..Checklist::default() };
+        assert_eq!(unchecked(&asked), ["tcp", "tls"]);
+    }
+
+    #[test]
+    fn a_job_that_follows_another_is_due_when_that_one_is() {
+        let plan: Plan = toml::from_str(
+            "[job.a]\nverb = 'dump'\nschedule = '0 3 * * *'\n[job.b]\nverb = 'dump'\nafter = 'a'\n[job.c]\nverb = 'dump'\n",
+        )
+        .unwrap();
+        assert_eq!(due(&plan, &plan.job["b"]), plan.job["a"].due());
+        assert_eq!(due(&plan, &plan.job["c"]), None);
+    }
+}

@@ -1,0 +1,113 @@
+//! `dbagent status`: what can be restored now, job by job and repository by repository.
+
+use tokio_util::sync::CancellationToken;
+
+use crate::app::App;
+use crate::cli::output::{Output, Tone};
+use crate::cli::{Code, tables};
+use crate::model::event::Events;
+use crate::model::failure::{Failure, FailureKind};
+use crate::model::outcome::{Finding, Severity};
+use crate::model::size::ByteSize;
+use crate::model::status::{CopyStatus, Freshness, JobStatus, LastResult, RepositoryStatus, StatusModel};
+use crate::model::status::{age, level_in_words};
+
+/// Shows the status. Exit code 0 when it is green, 3 otherwise.
+pub async fn run(app: &App, output: &Output) -> Result<Code, Failure> {
+    let model = app.status(&app.setting(Events::nowhere(), CancellationToken::new())).await?;
+    output.result(&model, || text(&model, output));
+    Ok(if model.green { 0 } else { FailureKind::Findings.exit_code() })
+}
+
+fn text(model: &StatusModel, output: &Output) -> String {
+    let tone = if model.green { Tone::Good } else { Tone::Bad };
+    let mut parts = vec![output.paint(tone, &model.headline)];
+    let copies: Vec<_> = model.jobs.iter().flat_map(|job| copy_rows(job, output)).collect();
+    if !copies.is_empty() {
+        parts.push(tables::table(&["job", "repository", "as of", "age", "size", "checked", "state"], copies));
+    }
+    let jobs: Vec<_> = model.jobs.iter().map(|job| job_row(job, model, output)).collect();
+    if !jobs.is_empty() {
+        parts.push(tables::table(&["job", "verb", "next", "last run"], jobs));
+    }
+    let repositories = model.repositories.iter().map(|repository| repository_row(repository, output)).collect();
+    parts.push(tables::table(&["repository", "artifacts", "size", "oldest", "newest", "state"], repositories));
+    let findings: Vec<_> = model.repositories.iter().flat_map(|repository| &repository.findings).collect();
+    parts.extend(findings.into_iter().map(|finding| finding_text(finding, output)));
+    parts.extend(model.history_unreadable.iter().map(|why| output.paint(Tone::Bad, &format!("failed to {why}"))));
+    parts.join("\n\n")
+}
+
+fn copy_rows(job: &JobStatus, output: &Output) -> Vec<Vec<String>> {
+    let copies = job.dump.iter().flat_map(|dump| &dump.copies);
+    copies.map(|copy| copy_row(&job.name, copy, output)).collect()
+}
+
+fn copy_row(job: &str, copy: &CopyStatus, output: &Output) -> Vec<String> {
+    let state = match copy.freshness {
+        Freshness::Current => output.paint(Tone::Good, "current"),
+        Freshness::Overdue => output.paint(Tone::Bad, "overdue"),
+        Freshness::Missing => output.paint(Tone::Bad, "no verified backup"),
+        Freshness::Unknown => output.paint(Tone::Bad, "unknown"),
+    };
+    let mut row = vec![job.to_owned(), copy.repository.clone()];
+    match &copy.newest {
+        Some(good) => {
+            let checked = format!("{} {}", level_in_words(good.verified.level), tables::instant(good.verified.at));
+            let size = ByteSize(good.stored_bytes).to_string();
+            row.extend([tables::instant(good.as_of), age(good.age_seconds), size, checked]);
+        }
+        None => row.extend(["-"; 4].map(str::to_owned)),
+    }
+    row.push(state);
+    row
+}
+
+fn job_row(job: &JobStatus, model: &StatusModel, output: &Output) -> Vec<String> {
+    let next = match (job.built, job.next) {
+        (false, _) => "not built yet".to_owned(),
+        (true, Some(next)) => tables::instant(next),
+        (true, None) => "by hand".to_owned(),
+    };
+    let last = match &job.last {
+        _ if !job.built => String::new(),
+        None if model.history_unreadable.is_some() => output.paint(Tone::Bad, "unknown"),
+        None => output.paint(Tone::Faint, "none remembered"),
+        Some(last) => {
+            let tone = match last.result {
+                LastResult::Ok => Tone::Good,
+                LastResult::Findings | LastResult::Interrupted => Tone::Warning,
+                LastResult::Incomplete | LastResult::Failed => Tone::Bad,
+            };
+            output.paint(tone, &format!("{} {}", tables::instant(last.finished), last.message))
+        }
+    };
+    let running = job.running_since.map(|since| format!(" (running since {})", tables::instant(since)));
+    vec![job.name.clone(), job.verb.to_string(), next, format!("{last}{}", running.unwrap_or_default())]
+}
+
+fn repository_row(repository: &RepositoryStatus, output: &Output) -> Vec<String> {
+    let instant = |instant: Option<_>| instant.map_or("-".to_owned(), tables::instant);
+    let (counts, state) = match (&repository.holds, &repository.broken_log, &repository.unreadable) {
+        (Some(holds), broken, _) => {
+            let counts = [holds.artifacts.to_string(), ByteSize(holds.bytes).to_string()];
+            let state = match broken {
+                Some(why) => output.paint(Tone::Bad, &format!("failed to {why}")),
+                None if repository.is_sound() => output.paint(Tone::Good, "whole"),
+                None => output.paint(Tone::Bad, "see below"),
+            };
+            ([counts[0].clone(), counts[1].clone(), instant(holds.oldest), instant(holds.newest)], state)
+        }
+        (None, _, why) => {
+            let why = why.as_deref().unwrap_or("read it");
+            (["-"; 4].map(str::to_owned), output.paint(Tone::Bad, &format!("unknown: failed to {why}")))
+        }
+    };
+    std::iter::once(repository.name.clone()).chain(counts).chain([state]).collect()
+}
+
+fn finding_text(finding: &Finding, output: &Output) -> String {
+    let tone = if finding.severity == Severity::Critical { Tone::Bad } else { Tone::Warning };
+    let remedy = finding.remedy.iter().map(|remedy| format!("\n  remedy: {remedy}"));
+    format!("{}: {}{}", output.paint(tone, &finding.severity.to_string()), finding.message, remedy.collect::<String>())
+}

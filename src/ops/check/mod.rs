@@ -1,0 +1,198 @@
+//! The verb `check`: the daily checklist, a line for each check, with the remedy.
+//!
+//! Every check is small and stands by itself. One that cannot be carried out fails and says why: it is never left out
+//! and never good by default. Nothing is changed but a small object below `probe/`, which is deleted again.
+
+mod dumps;
+mod jobs;
+mod keys;
+mod repositories;
+mod server;
+mod setup;
+
+use std::path::PathBuf;
+
+use chrono::TimeDelta;
+use serde::Serialize;
+
+use crate::catalog::Repository;
+use crate::model::failure::Failure;
+use crate::model::outcome::{Finding, Outcome, Severity, Verdict};
+use crate::model::status::StatusModel;
+use crate::ops::Setting;
+use crate::postgres::{ClientTools, Connection, DumpScope};
+
+pub use keys::{Encryption, Keys};
+
+/// How far a clock may be from ours.
+const CLOCK_TOLERANCE: TimeDelta = TimeDelta::seconds(60);
+
+/// How a check ended; later is worse.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Status {
+    /// As it must be.
+    Ok,
+    /// To be mended soon.
+    Warn,
+    /// A promise is broken, or it cannot be said whether it is kept.
+    Fail,
+}
+
+/// What one check found.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct CheckLine {
+    /// A stable word for the check: `repository-round-trip`.
+    pub check: &'static str,
+    /// How it ended.
+    pub status: Status,
+    /// What was found, on what.
+    pub message: String,
+    /// What to do about it.
+    pub remedy: Option<String>,
+}
+
+impl CheckLine {
+    fn ok(check: &'static str, message: impl Into<String>) -> Self {
+        Self { check, status: Status::Ok, message: message.into(), remedy: None }
+    }
+
+    fn warn(check: &'static str, message: impl Into<String>, remedy: impl Into<String>) -> Self {
+        Self { check, status: Status::Warn, message: message.into(), remedy: Some(remedy.into()) }
+    }
+
+    fn fail(check: &'static str, message: impl Into<String>, remedy: impl Into<String>) -> Self {
+        Self { check, status: Status::Fail, message: message.into(), remedy: Some(remedy.into()) }
+    }
+
+    /// `failure` of something done for `subject`.
+    fn failed(check: &'static str, subject: &str, failure: &Failure) -> Self {
+        let message = format!("{subject}: failed to {}", failure.full_message());
+        Self { check, status: Status::Fail, message, remedy: failure.hint.clone() }
+    }
+}
+
+/// What the checklist works with. A door that could not be opened is here as its failure.
+#[derive(Debug)]
+pub struct Doors {
+    /// What the configuration warns of.
+    pub warnings: Vec<String>,
+    /// Scheduled jobs that this version cannot run.
+    pub unbuilt: Vec<String>,
+    /// Checks that the plan asks for and this version does not carry out.
+    pub unchecked: Vec<String>,
+    /// Where the agent keeps its state.
+    pub state_directory: PathBuf,
+    /// Disk used, in percent, from which on the plan wants a failure.
+    pub disk_percent: Option<u8>,
+    /// The server, by the role that checks.
+    pub server: Result<Connection, Failure>,
+    /// The client programs.
+    pub tools: Result<ClientTools, Failure>,
+    /// The plan's dump jobs.
+    pub dumps: Vec<Dump>,
+    /// The configured repositories.
+    pub repositories: Vec<Door>,
+    /// The configured keys.
+    pub keys: Keys,
+    /// What is protected now.
+    pub status: Result<StatusModel, Failure>,
+}
+
+/// A dump job.
+#[derive(Debug)]
+pub struct Dump {
+    /// Its name.
+    pub job: String,
+    /// The database, by the role that dumps.
+    pub connection: Result<Connection, Failure>,
+    /// What it covers.
+    pub scope: DumpScope,
+}
+
+/// A configured repository.
+#[derive(Debug)]
+pub struct Door {
+    /// Its name.
+    pub name: String,
+    /// The repository.
+    pub opened: Result<Repository, Failure>,
+    /// Its directory, where it lies in one.
+    pub directory: Option<PathBuf>,
+    /// Whether the configuration wants objects locked.
+    pub wants_lock: bool,
+}
+
+/// Works through the checklist.
+pub async fn run(doors: &Doors, setting: &Setting) -> Vec<CheckLine> {
+    let work = async {
+        setting.events.step("checking the configuration and the keys");
+        let mut lines = setup::check(doors);
+        lines.extend(keys::check(&doors.keys, setting.clock.now()));
+        setting.events.step("checking the server");
+        lines.extend(server::check(doors, setting).await);
+        lines.extend(dumps::check(&doors.dumps, setting).await);
+        setting.events.step("checking the repositories");
+        lines.extend(repositories::check(doors, setting).await);
+        lines.extend(jobs::check(&doors.status, setting.clock.now()));
+        lines
+    };
+    tokio::select! {
+        lines = work => lines,
+        () = setting.stop.cancelled() => {
+            let message = "the checklist was stopped before its end; nothing of it counts";
+            vec![CheckLine::fail("checklist", message, "run `dbagent check` again")]
+        }
+    }
+}
+
+/// The worst of `lines`. An empty list has checked nothing and fails.
+pub fn worst(lines: &[CheckLine]) -> Status {
+    lines.iter().map(|line| line.status).max().unwrap_or(Status::Fail)
+}
+
+/// `lines` counted: `21 checks: 1 failed, 2 warnings`.
+pub fn summary(lines: &[CheckLine]) -> String {
+    let count = |status| lines.iter().filter(|line| line.status == status).count();
+    let counts = match (count(Status::Fail), count(Status::Warn)) {
+        (0, 0) => "all good".to_owned(),
+        (failed, 0) => format!("{failed} failed"),
+        (0, warnings) => format!("{warnings} to be looked at"),
+        (failed, warnings) => format!("{failed} failed, {warnings} to be looked at"),
+    };
+    format!("{} checks: {counts}", lines.len())
+}
+
+/// The lines as the outcome of a run.
+pub fn outcome(lines: &[CheckLine]) -> Outcome {
+    let findings = lines.iter().filter_map(|line| {
+        let severity = match line.status {
+            Status::Ok => return None,
+            Status::Warn => Severity::Warning,
+            Status::Fail => Severity::Critical,
+        };
+        let finding = Finding::new(severity, line.check, line.message.clone());
+        Some(Finding { remedy: line.remedy.clone(), ..finding })
+    });
+    let verdict = if worst(lines) == Status::Ok { Verdict::Ok } else { Verdict::Findings };
+    Outcome { verdict, findings: findings.collect(), ..Outcome::ok(summary(lines)) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_verdict_is_that_of_the_worst_line() {
+        let (ok, warn) = (CheckLine::ok("a", "fine"), CheckLine::warn("b", "soon", "mend it"));
+        let fail = CheckLine::fail("c", "gone", "look for it");
+        assert_eq!(worst(&[ok.clone(), warn.clone()]), Status::Warn);
+        assert_eq!(worst(&[fail.clone(), ok.clone()]), Status::Fail);
+        assert_eq!(worst(&[]), Status::Fail, "nothing checked is nothing good");
+        assert!(outcome(&[ok.clone()]).is_green());
+        let outcome = outcome(&[ok, warn, fail]);
+        assert_eq!((outcome.verdict, outcome.findings.len()), (Verdict::Findings, 2));
+        assert_eq!(outcome.findings[1].severity, Severity::Critical);
+        assert_eq!(outcome.summary, "3 checks: 1 failed, 1 to be looked at");
+    }
+}
