@@ -42,10 +42,8 @@ impl App {
                 let repositories = self.repositories(None).await?;
                 expire::run(&repositories, &self.expire_options()?, setting).await
             }
-            verb => Err(not_built(name, verb)),
             Verb::Check => Ok(check::outcome(&self.check(setting).await)),
-            verb => Err(Failure::new(FailureKind::Usage, format!("run the job {name}: {verb} is not built yet"))
-                .hint("`dbagent plan` shows which jobs this version runs.")),
+            verb => Err(not_built(name, verb)),
         }
     }
 

@@ -58,8 +58,16 @@ pub enum Color {
 
 #[derive(Debug, Subcommand)]
 pub enum Command {
+    /// A guided tour on a throw-away PostgreSQL and a local repository, for real, in about a minute
+    Demo(Demo),
+    /// Write dbagent.toml, make the keys, print the next steps
+    Init(Init),
     /// Run the agent: the scheduler, until it is told to stop
     Run,
+    /// What is protected now
+    Status,
+    /// Is everything in place: one line per check, with the remedy
+    Check(Check),
     /// The jobs of the plan and their next times
     Plan,
     /// Jobs: list them, run one now, see what ran

@@ -4,11 +4,11 @@
 
 pub mod arguments;
 mod backup;
-pub mod check;
+mod check;
 mod config;
-pub mod demo;
+mod demo;
 mod expire;
-pub mod init;
+mod init;
 mod job;
 pub mod output;
 mod plan;
@@ -17,7 +17,7 @@ mod prompt;
 mod restore;
 mod run;
 mod signals;
-pub mod status;
+mod status;
 mod tables;
 
 use std::process::ExitCode;
@@ -75,6 +75,7 @@ fn carry_out(arguments: Arguments, output: &Output) -> Result<Code, Failure> {
         }
         Command::Man { directory } => return config::manual(directory, output),
         Command::Config(command) => return config::run(command, &arguments.global, output),
+        Command::Init(command) => return init::run(command, output),
         _ => {}
     }
     let runtime = tokio::runtime::Builder::new_multi_thread()
@@ -92,14 +93,17 @@ fn carry_out(arguments: Arguments, output: &Output) -> Result<Code, Failure> {
 async fn carry_out_async(arguments: Arguments, output: &Output) -> Result<Code, Failure> {
     let global = &arguments.global;
     match &arguments.command {
+        Command::Demo(command) => demo::run(command, output).await,
         Command::Run => run::run(load(global)?).await,
+        Command::Status => status::run(&load(global)?, output).await,
+        Command::Check(command) => check::run(&load(global)?, command, output).await,
         Command::Plan => plan::run(&load(global)?, output),
         Command::Job(command) => job::run(&load(global)?, command, output).await,
         Command::Backup(command) => backup::run(&load(global)?, command, output).await,
         Command::Restore(command) => restore::run(&load(global)?, command, output).await,
         Command::Expire(command) => expire::run(&load(global)?, command, output).await,
         Command::Healthcheck => run::healthcheck(&load(global)?, output).await,
-        Command::Completions { .. } | Command::Man { .. } | Command::Config(_) => Ok(0),
+        Command::Completions { .. } | Command::Man { .. } | Command::Config(_) | Command::Init(_) => Ok(0),
     }
 }
 

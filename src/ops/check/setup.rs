@@ -108,7 +108,7 @@ mod tests {
 
     #[test]
     fn f23_a_state_directory_that_others_may_write_to_fails() {
-        use std::os::unix::fs::PermissionsExt as _;
+        use std::os::unix::fs::PermissionsExt;
         let directory = tempfile::tempdir().unwrap();
         std::fs::set_permissions(directory.path(), PermissionsExt::from_mode(0o700)).unwrap();
         assert_eq!(state(directory.path()).status, Status::Ok);
