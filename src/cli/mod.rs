@@ -2,7 +2,7 @@
 //!
 //! Only this room prints. It decides nothing about backups: it asks `app` for doors and verbs for outcomes.
 
-pub mod arguments;
+mod arguments;
 mod backup;
 mod check;
 mod config;
@@ -10,9 +10,9 @@ mod demo;
 mod expire;
 mod init;
 mod job;
-pub mod output;
+mod output;
 mod plan;
-pub mod progress;
+mod progress;
 mod prompt;
 mod restore;
 mod run;
