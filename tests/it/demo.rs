@@ -18,6 +18,7 @@ use dbagent::config::LoadRequest;
 use dbagent::model::event::Events;
 use dbagent::model::failure::FailureKind;
 use dbagent::model::outcome::Verdict;
+use dbagent::postgres::find_tool;
 use dbagent::steps::bc003::Scale;
 
 const CLAIMS: [&str; 4] = ["dump", "restore equal", "table restored", "flipped byte found"];
@@ -61,7 +62,8 @@ fn open_directory() -> tempfile::TempDir {
 }
 
 fn json_of(output: &str) -> serde_json::Value {
-    let line = output.lines().find_map(|line| line.find('{').map(|at| &line[at..])).expect(output);
+    let line =
+        output.lines().find_map(|line| line.find('{').map(|at| &line[at..])).unwrap_or_else(|| panic!("{output}"));
     serde_json::from_str(line).unwrap()
 }
 
@@ -142,6 +144,8 @@ fn restore_by_the_sheet(directory: &Path) -> Output {
         .replace("STEM", &stems.min().unwrap())
         .replace("restore-key.asc signing-certificate.asc", "../../restore-key.asc ../../signing-certificate.asc")
         .replace("less", "cat >/dev/null");
+    let programs = find_tool(None, "pg_restore").unwrap().parent().unwrap().display().to_string();
+    let path = format!("{programs}:{}", std::env::var("PATH").unwrap());
     let home = tempfile::Builder::new().prefix("gpg").permissions(Permissions::from_mode(0o700)).tempdir().unwrap();
     let script = format!(
         "set -eu -o pipefail; exec 3>&1 >&2\n{typed}\n\
@@ -150,6 +154,7 @@ fn restore_by_the_sheet(directory: &Path) -> Output {
     Command::new("bash")
         .args(["-c", &script])
         .current_dir(directory.join("repository/full"))
+        .env("PATH", path)
         .env("GNUPGHOME", home.path())
         .env("PGHOST", directory.join("server"))
         .env("PGUSER", "postgres")
