@@ -1,7 +1,6 @@
 //! `dbagent demo`: shows its claims, leaves nothing behind, and what is kept works.
 //!
-//! The temporary directory is a variable of the process, so the whole tour runs in a process of its own: this test
-//! binary once more, with a variable that makes it go on the tour instead.
+//! The whole tour is the program itself, with a temporary directory of its own to look into afterwards.
 
 use std::fs::Permissions;
 use std::io::{BufRead as _, BufReader, Read as _};
@@ -13,7 +12,6 @@ use std::time::{Duration, Instant};
 use chrono::NaiveDate;
 use dbagent::app::App;
 use dbagent::app::demo::{self, Options};
-use dbagent::cli;
 use dbagent::config::LoadRequest;
 use dbagent::model::event::Events;
 use dbagent::model::failure::FailureKind;
@@ -22,29 +20,15 @@ use dbagent::postgres::find_tool;
 use dbagent::steps::bc003::Scale;
 
 const CLAIMS: [&str; 4] = ["dump", "restore equal", "table restored", "flipped byte found"];
-const ON_TOUR: &str = "DBAGENT_TEST_ON_TOUR";
 
 fn small() -> Scale {
     let first_month = NaiveDate::from_ymd_opt(2025, 11, 1).unwrap();
     Scale { first_month, months: 1, users: 100, audit_rows_per_month: 400 }
 }
 
-/// What the process of its own does.
-fn go_on_tour() {
-    let color = cli::arguments::Color::Never;
-    let global = cli::arguments::Global { config: None, json: true, quiet: false, verbose: 0, color };
-    let output = cli::output::Output::new(&global, true);
-    let runtime = tokio::runtime::Runtime::new().unwrap();
-    let arguments = cli::arguments::Demo { keep: None };
-    if let Err(failure) = runtime.block_on(cli::demo::run(&arguments, &output)) {
-        output.failure(&failure);
-    }
-}
-
 fn start_tour(temporary: &Path) -> Child {
-    Command::new(std::env::current_exe().unwrap())
-        .args(["demo::the_demo_shows_its_claims_and_leaves_nothing_behind", "--exact", "--nocapture"])
-        .env(ON_TOUR, "1")
+    Command::new(env!("CARGO_BIN_EXE_dbagent"))
+        .args(["demo", "--json"])
         .env("TMPDIR", temporary)
         .env("HOME", temporary.join("home"))
         .stdin(Stdio::null())
@@ -62,9 +46,7 @@ fn open_directory() -> tempfile::TempDir {
 }
 
 fn json_of(output: &str) -> serde_json::Value {
-    let line =
-        output.lines().find_map(|line| line.find('{').map(|at| &line[at..])).unwrap_or_else(|| panic!("{output}"));
-    serde_json::from_str(line).unwrap()
+    serde_json::from_str(output).unwrap_or_else(|error| panic!("{error}: {output}"))
 }
 
 fn assert_nothing_left(temporary: &Path) {
@@ -80,13 +62,11 @@ fn assert_nothing_left(temporary: &Path) {
 
 #[test]
 fn the_demo_shows_its_claims_and_leaves_nothing_behind() {
-    if std::env::var_os(ON_TOUR).is_some() {
-        return go_on_tour();
-    }
     let temporary = open_directory();
     let ended = start_tour(temporary.path()).wait_with_output().unwrap();
     let told = String::from_utf8_lossy(&ended.stderr).into_owned();
     let said = json_of(&String::from_utf8_lossy(&ended.stdout));
+    assert!(ended.status.success(), "{said}\n{told}");
     let claims = said["claims"].as_array().unwrap_or_else(|| panic!("{said}\n{told}"));
     assert_eq!(claims.iter().map(|claim| claim["name"].as_str().unwrap()).collect::<Vec<_>>(), CLAIMS);
     assert!(claims.iter().all(|claim| claim["ok"] == true), "{said}\n{told}");
@@ -116,6 +96,7 @@ fn a_demo_that_is_told_to_stop_clears_everything_away() {
     let ended = tour.wait_with_output().unwrap();
     assert!(began.elapsed() < Duration::from_secs(30), "{rest}");
     let said = json_of(&String::from_utf8_lossy(&ended.stdout));
+    assert_eq!(ended.status.code(), Some(1), "{said}");
     assert!(said["error"]["message"].as_str().unwrap().contains("told to stop"), "{said}");
     assert_nothing_left(temporary.path());
 }
