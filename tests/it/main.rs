@@ -35,4 +35,6 @@ mod scratch;
 mod storage_conformance;
 mod storage_directory_faults;
 mod storage_faults;
+mod storage_real_servers;
 mod storage_servers;
+mod storage_tls;

@@ -76,7 +76,7 @@ async fn f19_a_disk_that_turned_read_only_is_denied() {
     let Some(place) = place_of_second_self() else { return on_tmpfs("size=3m", name) };
     let storage = DirectoryStorage::open(&place).unwrap();
     put(&storage, "a", b"x").await.unwrap();
-    let status = Command::new("mount").args(["-o", "remount,ro"]).arg(&place).status().unwrap();
+    let status = Command::new("mount").args(["-o", "remount,bind,ro"]).arg(&place).status().unwrap();
     assert!(status.success());
     assert_eq!(put(&storage, "b", b"x").await.unwrap_err().kind, StorageErrorKind::Denied);
     assert_eq!(read(&storage, "a", None).await.unwrap(), b"x");

@@ -74,7 +74,7 @@ pub(super) async fn put(
 }
 
 /// The object under `key`, if it was written with `nonce`.
-pub(super) async fn ours(storage: &dyn Storage, key: &ObjectKey, nonce: &str) -> Result<Option<Stored>, StorageError> {
+async fn ours(storage: &dyn Storage, key: &ObjectKey, nonce: &str) -> Result<Option<Stored>, StorageError> {
     match storage.head(key).await {
         Ok(meta) if meta.nonce.as_deref() == Some(nonce) => {
             Ok(Some(Stored { version: meta.version, size: meta.size, digest: meta.digest }))

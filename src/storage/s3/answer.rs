@@ -58,6 +58,7 @@ fn kind_of(status: u16, code: &str) -> StorageErrorKind {
         "NoSuchKey" | "NotFound" | "NoSuchVersion" | "NoSuchBucket" | "NoSuchUpload" => StorageErrorKind::Missing,
         "PreconditionFailed" => StorageErrorKind::Exists,
         "InvalidObjectState" => StorageErrorKind::Archived,
+        "AccessDenied" => StorageErrorKind::Denied,
         "ExpiredToken" | "ExpiredTokenException" | "TokenRefreshRequired" => StorageErrorKind::Expired,
         "QuotaExceeded" | "XMinioStorageFull" | "InsufficientStorage" => StorageErrorKind::Full,
         "RequestTimeTooSkewed" | "NotImplemented" => StorageErrorKind::Other,
@@ -119,7 +120,7 @@ fn undelivered(error: &(dyn Error + 'static)) -> (StorageErrorKind, String) {
         };
         return (kind, format!("no credentials: {}", causes(error)));
     }
-    match chain(error).find_map(tls_error) {
+    match tls_error(error) {
         Some(rustls::Error::InvalidCertificate(why)) => {
             (StorageErrorKind::Denied, format!("the store's certificate is not to be trusted: {why}"))
         }
@@ -131,9 +132,15 @@ fn chain<'a>(error: &'a (dyn Error + 'static)) -> impl Iterator<Item = &'a (dyn 
     std::iter::successors(Some(error), |error| (**error).source())
 }
 
-/// TLS errors travel inside I/O errors, whose `source` skips them.
+/// The TLS error among the causes. I/O errors hide it: their `source` is what comes after the error they hold.
 fn tls_error<'a>(cause: &'a (dyn Error + 'static)) -> Option<&'a rustls::Error> {
-    cause.downcast_ref().or_else(|| cause.downcast_ref::<std::io::Error>()?.get_ref()?.downcast_ref())
+    if let Some(error) = cause.downcast_ref() {
+        return Some(error);
+    }
+    match cause.downcast_ref::<std::io::Error>() {
+        Some(error) => tls_error(error.get_ref()?),
+        None => tls_error(cause.source()?),
+    }
 }
 
 /// The chain of causes on one line, each once.
@@ -184,6 +191,8 @@ mod tests {
             (403, "RequestTimeTooSkewed", Other),
             (403, "SignatureDoesNotMatch", Denied),
             (200, "InternalError", Transient),
+            (200, "AccessDenied", Denied),
+            (200, "", Other),
             (400, "EntityTooSmall", Other),
         ];
         for (status, code, kind) in table {

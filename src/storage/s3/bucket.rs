@@ -10,7 +10,9 @@ use aws_sdk_s3::Client;
 use aws_sdk_s3::config::http::HttpResponse;
 use aws_sdk_s3::error::{ProvideErrorMetadata, SdkError};
 use aws_sdk_s3::primitives::{ByteStream, DateTime as S3DateTime};
-use aws_sdk_s3::types::{ObjectLockMode, ServerSideEncryption, StorageClass};
+use aws_sdk_s3::types::{
+    ObjectLockMode, ObjectLockRetention, ObjectLockRetentionMode, ServerSideEncryption, StorageClass,
+};
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
 use bytes::Bytes;
@@ -126,6 +128,13 @@ impl Bucket {
         }
     }
 
+    /// The lock that `options` ask for.
+    pub(super) fn retention(&self, options: &PutOptions) -> Option<ObjectLockRetention> {
+        let wishes = self.wishes(options);
+        let mode = wishes.lock.map(|mode| ObjectLockRetentionMode::from(mode.as_str()))?;
+        Some(ObjectLockRetention::builder().mode(mode).set_retain_until_date(wishes.locked_until).build())
+    }
+
     /// Puts an object in one request.
     pub(super) async fn put(
         &self,
@@ -133,7 +142,9 @@ impl Bucket {
         body: &Bytes,
         options: &PutOptions,
     ) -> Result<Stored, StorageError> {
-        self.look_first(key).await?;
+        if !self.settings.conditional_put {
+            self.look_first(key).await?;
+        }
         let what = self.what("write", key.as_str());
         let ours = Digest::of(body);
         let sum = checksum(&ours);
@@ -161,7 +172,7 @@ impl Bucket {
             return Err(self.withdraw(key, options, "the store has computed another checksum").await);
         }
         let digest = output.checksum_sha256().map(|_| ours);
-        Ok(Stored { version: output.version_id, size: body.len() as u64, digest })
+        Ok(Stored { version: version(output.version_id), size: body.len() as u64, digest })
     }
 
     /// Whether TLS protects the bytes on the way: hashing them once more for the signature is then needless, as they
@@ -170,11 +181,8 @@ impl Bucket {
         self.settings.endpoint.as_ref().is_none_or(|endpoint| endpoint.starts_with("https:"))
     }
 
-    /// Where the store does not refuse a taken key itself: looks whether it is free.
+    /// Looks whether the key is free, where the store does not refuse a taken one itself.
     pub(super) async fn look_first(&self, key: &ObjectKey) -> Result<(), StorageError> {
-        if self.settings.conditional_put {
-            return Ok(());
-        }
         match self.head(key).await {
             Ok(_) => {
                 let message = format!("{}: the key is taken", self.what("write", key.as_str()));
@@ -198,7 +206,7 @@ impl Bucket {
             key: key.clone(),
             size: size(output.content_length()),
             modified: instant(output.last_modified()),
-            version: output.version_id().map(str::to_owned),
+            version: version(output.version_id.clone()),
             storage_class: class.filter(|class| *class != "STANDARD").map(str::to_owned),
             readable: output.archive_status().is_none() && (!class.is_some_and(is_archive) || thawed),
             digest: output.checksum_sha256().and_then(digest),
@@ -246,6 +254,11 @@ pub(super) fn checksum(digest: &Digest) -> String {
 fn digest(checksum: &str) -> Option<Digest> {
     let bytes: [u8; 32] = BASE64_STANDARD.decode(checksum).ok()?.try_into().ok()?;
     Some(Digest::from(bytes))
+}
+
+/// A version id; what an unversioned bucket calls "null" is none.
+pub(super) fn version(id: Option<String>) -> Option<String> {
+    id.filter(|id| id != "null")
 }
 
 /// Whether objects of this class must be thawed before they can be read.

@@ -20,11 +20,11 @@ pub struct S3Settings {
     pub ca_bundle: Option<PathBuf>,
     /// Server-side encryption to ask for; the bucket's default where absent.
     pub sse: Option<Sse>,
-    /// Object lock for everything written; the bucket's default where absent.
+    /// Object lock for everything written; the bucket's default where absent. Needs `s3:PutObjectRetention`.
     pub lock: Option<ObjectLock>,
     /// Whether the store itself refuses a write to a taken key (`If-None-Match: *`: AWS, radosgw, MinIO). Where it does
     /// not (rclone, garage) say false: every write then looks first, and two agents that race for one key within that
-    /// look can overwrite one another.
+    /// look can overwrite one another. (radosgw 16 lets that happen for objects of several parts.)
     pub conditional_put: bool,
     /// Size of an upload's parts in bytes, at least 5 MiB; they grow when an object would need too many.
     pub part_size: u64,

@@ -2,7 +2,8 @@
 //!
 //! An object that fits one part goes as a single PUT. The outcome of a completion whose answer is lost, garbled or a
 //! 412 is found out by HEAD: our nonce in the metadata means it is ours. Dropping an unfinished upload cancels its
-//! parts and aborts it in the background; what a killed process leaves is found by `unfinished`.
+//! parts and aborts it in the background; what a killed process leaves, or a creation whose answer is lost, is found by
+//! `unfinished`.
 
 use std::sync::Arc;
 
@@ -15,9 +16,9 @@ use tokio::task::{JoinSet, spawn_blocking};
 use crate::host::Complete;
 use crate::model::digest::{Digest, Hasher};
 use crate::model::key::ObjectKey;
-use crate::storage::retry::{fresh_nonce, ours};
+use crate::storage::retry::fresh_nonce;
 use crate::storage::s3::S3Storage;
-use crate::storage::s3::bucket::{Bucket, NONCE, checksum};
+use crate::storage::s3::bucket::{Bucket, NONCE, checksum, version};
 use crate::storage::s3::parts::PartSizes;
 use crate::storage::{PutOptions, StorageError, StorageErrorKind, Stored, Upload, agree, retry};
 
@@ -176,9 +177,14 @@ impl S3Upload {
             multipart.collect_all().await?;
         }
         let Some(multipart) = &self.multipart else { return Err(self.unusable()) };
-        self.bucket.look_first(&self.key).await?;
+        // Always: radosgw (up to 16 at least) heeds If-None-Match on a PUT and ignores it here.
+        self.bucket.retrier.run(|| self.bucket.look_first(&self.key)).await?;
         let answer = self.bucket.retrier.run(|| self.try_complete(multipart));
         let (version, sum) = answer.await?;
+        if let Err(error) = self.lock(version.as_deref()).await {
+            self.bucket.withdraw(&self.key, &self.options, "it could not be locked").await;
+            return Err(error);
+        }
         match sum {
             Some(sum) if sum == multipart.checksum() => Ok(Stored { version, size, digest: None }),
             Some(_) => {
@@ -204,29 +210,45 @@ impl S3Upload {
                 .send()
         });
         let error = match answer.await {
-            Ok(output) => return Ok((output.version_id, output.checksum_sha256)),
+            Ok(output) => return Ok((version(output.version_id), output.checksum_sha256)),
             Err(error) => error,
         };
-        let unknown = error.is_transient() || error.is_exists() || error.is_missing();
-        if !unknown {
-            return Err(error);
-        }
-        let storage = S3Storage { bucket: Arc::clone(bucket) };
-        match ours(&storage, &self.key, &self.nonce).await? {
-            Some(stored) => Ok((stored.version, None)),
-            None if error.is_missing() => {
+        // Whatever it says (moto's success cannot even be read): the object tells.
+        match bucket.head(&self.key).await {
+            Ok(meta) if meta.nonce.as_ref() == Some(&self.nonce) => Ok((meta.version, None)),
+            Ok(_) => Err(StorageError::new(StorageErrorKind::Exists, format!("{what}: the key is taken"))),
+            Err(missing) if missing.is_missing() && error.is_missing() => {
                 let message = format!("{what}: the store has dropped the upload; it has to be begun again");
                 Err(StorageError::new(StorageErrorKind::Other, message).because(error))
             }
-            None => Err(error),
+            Err(missing) if missing.is_missing() => Err(error),
+            Err(unknown) => Err(unknown),
         }
+    }
+
+    /// Asks once more for the lock that the upload was begun with: radosgw (16 at least) forgets it on completion.
+    async fn lock(&self, version: Option<&str>) -> Result<(), StorageError> {
+        let bucket = &self.bucket;
+        let Some(retention) = bucket.retention(&self.options) else { return Ok(()) };
+        let what = bucket.what("lock", self.key.as_str());
+        let lock = || {
+            bucket.send(&what, 0, || {
+                let request = bucket.client.put_object_retention().bucket(&bucket.settings.bucket);
+                let request = request.key(bucket.key(self.key.as_str())).retention(retention.clone());
+                request.set_version_id(version.map(str::to_owned)).send()
+            })
+        };
+        bucket.retrier.run(lock).await.map(drop)
     }
 
     /// Looks whether the store has what we sent.
     async fn confirm(&self, version: Option<String>, size: u64) -> Result<Stored, StorageError> {
         let meta = self.bucket.retrier.run(|| self.bucket.head(&self.key)).await?;
-        let is_ours = meta.nonce.as_ref().is_none_or(|nonce| *nonce == self.nonce);
-        if meta.size == size && is_ours {
+        if meta.nonce.is_some_and(|nonce| nonce != self.nonce) {
+            let message = format!("{}: another writer has replaced it", self.bucket.what("write", self.key.as_str()));
+            return Err(StorageError::new(StorageErrorKind::Exists, message));
+        }
+        if meta.size == size {
             return Ok(Stored { version: version.or(meta.version), size, digest: meta.digest });
         }
         let why = format!("the store has {} bytes instead of {size}", meta.size);

@@ -1,12 +1,16 @@
 //! What the tests stand on: real servers on temporary directories, and data.
 
 pub(crate) mod gpg;
+pub mod moto;
 pub mod objects;
+pub mod radosgw;
 pub mod s3;
 pub mod s3_fault;
 mod s3_shelf;
 pub mod s3_storage;
+pub mod server;
 pub mod site;
+pub mod tls;
 pub(crate) mod uploads;
 
 /// Where files cost least: in memory where there is room, else where temporary files go.

@@ -15,9 +15,11 @@ use s3s::service::S3ServiceBuilder;
 use tempfile::TempDir;
 use tokio::net::TcpListener;
 use tokio::sync::oneshot;
+use tokio_rustls::TlsAcceptor;
 
 use super::s3_fault::{Faults, Front, Rule, Seen};
 use super::s3_shelf::Shelf;
+use super::tls::Tls;
 
 pub const ACCESS_KEY: &str = "AKIATESTONLY00000000";
 pub const SECRET_KEY: &str = "test-only-secret";
@@ -26,6 +28,7 @@ pub const BUCKET: &str = "backups";
 
 /// A running server with one empty bucket, [`BUCKET`]. Dropping it stops it.
 pub struct S3Server {
+    scheme: &'static str,
     address: SocketAddr,
     root: TempDir,
     faults: Arc<Faults>,
@@ -35,6 +38,17 @@ pub struct S3Server {
 
 impl S3Server {
     pub fn start() -> Self {
+        Self::start_with(None)
+    }
+
+    /// The same behind TLS, as `localhost` and 127.0.0.1.
+    pub fn start_tls(tls: Tls) -> Self {
+        Self::start_with(Some(tls))
+    }
+
+    fn start_with(tls: Option<Tls>) -> Self {
+        let scheme = if tls.is_some() { "https" } else { "http" };
+        let acceptor = tls.map(|tls| TlsAcceptor::from(Arc::new(tls.server)));
         let root = TempDir::with_prefix_in("s3-", super::quick_place()).unwrap();
         std::fs::create_dir(root.path().join(BUCKET)).unwrap();
         let faults = Arc::new(Faults::default());
@@ -47,16 +61,16 @@ impl S3Server {
                 let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
                 tell.send(listener.local_addr().unwrap()).unwrap();
                 tokio::select! {
-                    () = serve(listener, front) => {}
+                    () = serve(listener, front, acceptor) => {}
                     _ = stopped => {}
                 }
             });
         });
-        Self { address: told.recv().unwrap(), root, faults, stop: Some(stop), thread: Some(thread) }
+        Self { scheme, address: told.recv().unwrap(), root, faults, stop: Some(stop), thread: Some(thread) }
     }
 
     pub fn endpoint(&self) -> String {
-        format!("http://{}", self.address)
+        format!("{}://{}", self.scheme, self.address)
     }
 
     /// What a child process needs to reach it by the SDK's chain.
@@ -117,13 +131,21 @@ fn service(root: &std::path::Path) -> s3s::service::S3Service {
     builder.build()
 }
 
-async fn serve(listener: TcpListener, front: Front) {
+async fn serve(listener: TcpListener, front: Front, acceptor: Option<TlsAcceptor>) {
     loop {
         let (socket, _) = listener.accept().await.unwrap();
-        let front = front.clone();
+        let (front, acceptor) = (front.clone(), acceptor.clone());
         tokio::spawn(async move {
-            // A connection that a fault has cut ends with an error: that is its point.
-            let _ = Builder::new(TokioExecutor::new()).http1_only().serve_connection(TokioIo::new(socket), front).await;
+            // A connection that a fault or a distrustful client has cut ends with an error: that is its point.
+            let builder = Builder::new(TokioExecutor::new()).http1_only();
+            match acceptor {
+                None => drop(builder.serve_connection(TokioIo::new(socket), front).await),
+                Some(acceptor) => {
+                    if let Ok(socket) = acceptor.accept(socket).await {
+                        drop(builder.serve_connection(TokioIo::new(socket), front).await);
+                    }
+                }
+            }
         });
     }
 }
