@@ -25,7 +25,7 @@ impl App {
         let opened = self.try_repositories(None).await;
         let status = match &opened {
             Ok((repositories, unopened)) => Ok(self.status_of(repositories, unopened, setting).await),
-            Err(failure) => Err(copy(failure)),
+            Err(failure) => Err(check::again(failure)),
         };
         let server = self.connection(Verb::Check, None);
         let tools = match self.connection(Verb::Dump, None) {
@@ -118,7 +118,7 @@ impl App {
         };
         let door = |(name, settings): (&String, &config::Repository)| check::Door {
             name: name.clone(),
-            opened: found.remove(name).unwrap_or_else(|| Err(copy(&failure))),
+            opened: found.remove(name).unwrap_or_else(|| Err(check::again(&failure))),
             directory: match &settings.url {
                 config::Place::Directory(path) => Some(path.clone()),
                 config::Place::S3 { .. } => None,
@@ -166,15 +166,6 @@ fn unchecked(checklist: &Checklist) -> Vec<String> {
     let said = said.as_object().into_iter().flatten();
     let set = said.filter(|(key, value)| key.as_str() != "disk_percent" && unsaid.get(key.as_str()) != Some(value));
     set.map(|(key, _)| key.clone()).collect()
-}
-
-/// A failure that several checks share, for one of them.
-fn copy(failure: &Failure) -> Failure {
-    let same = Failure::new(failure.kind, failure.full_message());
-    match &failure.hint {
-        Some(hint) => same.hint(hint),
-        None => same,
-    }
 }
 
 #[cfg(test)]

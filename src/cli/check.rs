@@ -32,7 +32,9 @@ fn text(lines: &[CheckLine], output: &Output) -> String {
         let (word, tone) = word(line.status);
         text.push(format!("{}  {:width$}  {}", output.paint(tone, &format!("{word:4}")), line.check, line.message));
         let remedy = line.remedy.iter().filter(|_| line.status != Status::Ok);
-        text.extend(remedy.map(|remedy| format!("{:6}{:width$}  {} {remedy}", "", "", output.paint(Tone::Faint, "remedy:"))));
+        text.extend(
+            remedy.map(|remedy| format!("{:6}{:width$}  {} {remedy}", "", "", output.paint(Tone::Faint, "remedy:"))),
+        );
     }
     text.push(output.paint(word(worst(lines)).1, &summary(lines)));
     text.join("\n")

@@ -121,7 +121,7 @@ pub enum Freshness {
     Overdue,
     /// No verified artifact.
     Missing,
-    /// The repository could not be read.
+    /// The repository could not be read, or its log cannot be believed.
     Unknown,
 }
 
@@ -197,7 +197,8 @@ impl StatusModel {
     pub fn judged(mut self) -> Self {
         let dumps = || self.jobs.iter().filter_map(|job| job.dump.as_ref());
         let all_current = dumps().all(|dump| !dump.copies.is_empty() && dump.is_current());
-        self.green = dumps().next().is_some() && all_current && self.repositories.iter().all(RepositoryStatus::is_sound);
+        self.green =
+            dumps().next().is_some() && all_current && self.repositories.iter().all(RepositoryStatus::is_sound);
         self.headline = self.sentences();
         self
     }
@@ -206,7 +207,10 @@ impl StatusModel {
         let can = self.restorable();
         let mut missing = self.missing();
         if can.is_empty() {
-            return format!("{}.", if missing.is_empty() { self.nothing().to_owned() } else { self.nothing_for(missing) });
+            return format!(
+                "{}.",
+                if missing.is_empty() { self.nothing().to_owned() } else { self.nothing_for(missing) }
+            );
         }
         for repository in self.repositories.iter().filter(|repository| !repository.is_sound()) {
             missing.extend(repository.trouble());
@@ -224,7 +228,8 @@ impl StatusModel {
     }
 
     fn nothing_for(&self, missing: Vec<String>) -> String {
-        let unknown = self.repositories.iter().any(|repository| repository.holds.is_none());
+        let known = |repository: &RepositoryStatus| repository.holds.is_some() && repository.broken_log.is_none();
+        let unknown = !self.repositories.iter().all(known);
         let what = if unknown { "It is not known whether anything can be restored" } else { "Nothing can be restored" };
         format!("{what}: {}", missing.join("; "))
     }
@@ -253,7 +258,7 @@ impl StatusModel {
                     Freshness::Current => {}
                     Freshness::Overdue => sentences.push(format!("{name} is overdue in {repository}")),
                     Freshness::Missing => sentences.push(format!("{name} has no verified backup in {repository}")),
-                    Freshness::Unknown => sentences.push(format!("{repository} cannot be read")),
+                    Freshness::Unknown => sentences.push(format!("what {repository} holds is not known")),
                 }
             }
         }
@@ -274,7 +279,8 @@ impl DumpStatus {
             count += 1;
             level = level.min(copy.verified.level);
         }
-        let tables = if self.tables == 0 { String::new() } else { format!("{}, ", counted(self.tables, "table", "tables")) };
+        let tables =
+            if self.tables == 0 { String::new() } else { format!("{}, ", counted(self.tables, "table", "tables")) };
         format!(
             "{} as of {} ({tables}{}, {})",
             good.database,
@@ -307,7 +313,7 @@ impl RepositoryStatus {
     fn trouble(&self) -> Option<String> {
         let name = &self.name;
         if self.holds.is_none() {
-            return Some(format!("{name} cannot be read"));
+            return Some(format!("what {name} holds is not known"));
         }
         let critical = self.findings.iter().filter(|finding| finding.severity == Severity::Critical).count() as u64;
         (critical > 0).then(|| format!("{name} has {}", counted(critical, "critical finding", "critical findings")))
@@ -386,7 +392,8 @@ mod tests {
     fn the_job_that_covers_most_speaks_for_a_database_even_when_it_is_older() {
         let old = Some(good("2026-02-28T03:00:00Z", VerificationLevel::ReadBack));
         let full = job("full", 11, vec![copy("local", Freshness::Overdue, old)]);
-        let archive = job("archive", 1, vec![copy("local", Freshness::Current, Some(good(T, VerificationLevel::ReadBack)))]);
+        let archive =
+            job("archive", 1, vec![copy("local", Freshness::Current, Some(good(T, VerificationLevel::ReadBack)))]);
         let model = model(vec![archive, full], vec![repository("local")]);
         let said = "You can restore shop as of 2026-02-28T03:00:00Z (11 tables, 1 copy, verified). But full is overdue in local.";
         assert_eq!(model.headline, said);
@@ -404,7 +411,7 @@ mod tests {
     fn unknown_is_unknown_and_nothing_is_nothing() {
         let unread = RepositoryStatus { holds: None, unreadable: Some("open".into()), ..repository("s3") };
         let unknown = model(vec![job("full", 0, vec![copy("s3", Freshness::Unknown, None)])], vec![unread]);
-        assert_eq!(unknown.headline, "It is not known whether anything can be restored: s3 cannot be read.");
+        assert_eq!(unknown.headline, "It is not known whether anything can be restored: what s3 holds is not known.");
         let missing = model(vec![job("full", 0, vec![copy("s3", Freshness::Missing, None)])], vec![repository("s3")]);
         assert_eq!(missing.headline, "Nothing can be restored: full has no verified backup in s3.");
         let nothing = model(Vec::new(), vec![repository("s3")]);

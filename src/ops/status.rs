@@ -9,9 +9,9 @@ use std::time::Duration;
 
 use chrono::{DateTime, TimeDelta, Utc};
 
-use crate::catalog::history::{self, Filter, Remembered, RunRecord, RunResult};
+use crate::catalog::history::{self, Filter, HistoryError, Remembered, RunRecord, RunResult};
 use crate::catalog::{Artifact, Inventory, Repository, Unsigned};
-use crate::model::failure::Failure;
+use crate::model::failure::{Failure, FailureKind};
 use crate::model::id::RunId;
 use crate::model::outcome::{Finding, Severity, Verdict};
 use crate::model::schedule::Schedule;
@@ -82,7 +82,9 @@ pub async fn read_repositories(
         let read = match read.await {
             Ok(Ok(inventory)) => Ok(inventory),
             Ok(Err(error)) => Err(Failure::from(error).full_message()),
-            Err(_) => Err(format!("read {} within {} minutes", repository.storage.place(), READING_TIME.as_secs() / 60)),
+            Err(_) => {
+                Err(format!("read {} within {} minutes", repository.storage.place(), READING_TIME.as_secs() / 60))
+            }
         };
         (repository.name.clone(), read)
     });
@@ -97,7 +99,7 @@ pub fn last_runs(folder: &Path, jobs: &[Job], own: RunId) -> Result<BTreeMap<Str
     let mut found = BTreeMap::new();
     for job in jobs.iter().filter(|job| job.verb.is_built()) {
         let filter = Filter { job: Some(job.name.clone()), limit: Some(8), ..Filter::default() };
-        let remembered = history::read(folder, &filter).map_err(|error| Failure::full_message(&unreadable(error)))?;
+        let remembered = history::read(folder, &filter).map_err(unreadable)?;
         let mut runs = Runs::default();
         for each in remembered {
             match each {
@@ -115,8 +117,9 @@ pub fn last_runs(folder: &Path, jobs: &[Job], own: RunId) -> Result<BTreeMap<Str
     Ok(found)
 }
 
-fn unreadable(error: history::HistoryError) -> Failure {
-    Failure::new(crate::model::failure::FailureKind::Failed, error.to_string()).because(error)
+fn unreadable(error: HistoryError) -> String {
+    let message = error.to_string();
+    Failure::new(FailureKind::Failed, message).because(error).full_message()
 }
 
 /// Puts the status as of `now` together.
@@ -189,7 +192,9 @@ fn copy_status(
     now: DateTime<Utc>,
 ) -> CopyStatus {
     let repository = repository.to_owned();
-    let Some(Ok(inventory)) = read else {
+    // Damage may be told by the very entries that a broken log has lost.
+    let believed = read.and_then(|read| read.as_ref().ok()).filter(|inventory| inventory.broken_log.is_none());
+    let Some(inventory) = believed else {
         return CopyStatus { repository, freshness: Freshness::Unknown, newest: None };
     };
     let of_job = inventory.artifacts.iter().filter(|artifact| is_of(artifact, job));

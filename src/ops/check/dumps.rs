@@ -4,8 +4,9 @@
 //! ACCESS SHARE locks for a moment, which hold up nobody but an exclusive lock.
 
 use crate::model::failure::{Failure, FailureKind};
+use crate::model::table::QualifiedTable;
 use crate::ops::Setting;
-use crate::ops::check::{CheckLine, Dump};
+use crate::ops::check::{CheckLine, Dump, again};
 use crate::postgres::{Connection, Coordinator};
 
 const RIGHTS: &str = "dump-rights";
@@ -33,10 +34,7 @@ fn not_carried_out(dump: &Dump, failure: &Failure) -> [CheckLine; 3] {
 }
 
 async fn rehearse(dump: &Dump, setting: &Setting) -> Result<[CheckLine; 3], Failure> {
-    let connection = dump.connection.as_ref().map_err(|failure| {
-        let same = Failure::new(failure.kind, failure.full_message());
-        same.hint(failure.hint.clone().unwrap_or_else(|| "Check [postgres] in dbagent.toml.".to_owned()))
-    })?;
+    let connection = dump.connection.as_ref().map_err(again)?;
     let coordinator = Coordinator::begin(connection, &dump.scope, setting.clock.as_ref()).await?;
     let (tables, large_objects) = (coordinator.tables().len(), coordinator.large_object_count());
     let oids: Vec<u32> = coordinator.tables().iter().map(|covered| covered.oid).collect();
@@ -76,7 +74,7 @@ async fn without_primary_key(connection: &Connection, oids: &[u32]) -> Result<Ve
     let rows = session.client().query(query, &[&oids]).await;
     let rows = rows.map_err(|error| session.failed("ask for primary keys", error))?;
     let name = |row: &tokio_postgres::Row| -> Result<String, tokio_postgres::Error> {
-        let table = crate::model::table::QualifiedTable { schema: row.try_get(0)?, name: row.try_get(1)? };
+        let table = QualifiedTable { schema: row.try_get(0)?, name: row.try_get(1)? };
         Ok(table.to_string())
     };
     let names: Result<Vec<String>, _> = rows.iter().map(name).collect();

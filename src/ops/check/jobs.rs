@@ -18,7 +18,9 @@ const LONGEST_RUN: TimeDelta = TimeDelta::hours(24);
 pub(super) fn check(status: &Result<StatusModel, Failure>, now: DateTime<Utc>) -> Vec<CheckLine> {
     let status = match status {
         Ok(status) => status,
-        Err(failure) => return [FRESHNESS, LAST_RUN].map(|check| CheckLine::failed(check, "the status", failure)).into(),
+        Err(failure) => {
+            return [FRESHNESS, LAST_RUN].map(|check| CheckLine::failed(check, "the status", failure)).into();
+        }
     };
     let mut lines: Vec<CheckLine> = status.jobs.iter().flat_map(freshness).collect();
     if lines.is_empty() {
@@ -55,7 +57,7 @@ fn freshness_in(job: &str, dump: &DumpStatus, copy: &CopyStatus) -> CheckLine {
             CheckLine::fail(FRESHNESS, format!("{job} has no verified artifact in {repository}"), again)
         }
         Freshness::Unknown => {
-            let message = format!("{job} in {repository}: not known, the repository could not be read");
+            let message = format!("{job} in {repository}: not known, the repository could not be read or believed");
             CheckLine::fail(FRESHNESS, message, "see the lines on the repository")
         }
     }

@@ -55,7 +55,8 @@ pub(super) fn check(keys: &Keys, now: DateTime<Utc>) -> Vec<CheckLine> {
     let mut lines = vec![recipients(keys), signing(keys), decryption(keys)];
     let dated = dated(keys);
     if dated.is_empty() {
-        let none = |check| CheckLine::fail(check, "not carried out: no key could be read", "see the other lines on keys");
+        let none =
+            |check| CheckLine::fail(check, "not carried out: no key could be read", "see the other lines on keys");
         lines.extend([none(EXPIRY), none(AGE)]);
     }
     lines.extend(dated.iter().map(|key| expiry(key, now)));
@@ -202,12 +203,8 @@ mod tests {
     #[test]
     fn what_cannot_be_read_fails_and_hides_no_other_line() {
         let failure = || Failure::new(FailureKind::Authentication, "read the key");
-        let none = Keys {
-            encryption: Err(failure()),
-            signer: Err(failure()),
-            decryption: Err(failure()),
-            rotate_after: None,
-        };
+        let none =
+            Keys { encryption: Err(failure()), signer: Err(failure()), decryption: Err(failure()), rotate_after: None };
         for check in [RECIPIENTS, SIGNING, DECRYPTION, EXPIRY, AGE] {
             assert_eq!(status(&none, check), Status::Fail, "{check}");
         }

@@ -146,6 +146,15 @@ pub async fn run(doors: &Doors, setting: &Setting) -> Vec<CheckLine> {
     }
 }
 
+/// A failure that keeps several checks from being carried out, for one of them.
+pub fn again(failure: &Failure) -> Failure {
+    let same = Failure::new(failure.kind, failure.full_message());
+    match &failure.hint {
+        Some(hint) => same.hint(hint),
+        None => same,
+    }
+}
+
 /// The worst of `lines`. An empty list has checked nothing and fails.
 pub fn worst(lines: &[CheckLine]) -> Status {
     lines.iter().map(|line| line.status).max().unwrap_or(Status::Fail)
@@ -189,7 +198,7 @@ mod tests {
         assert_eq!(worst(&[ok.clone(), warn.clone()]), Status::Warn);
         assert_eq!(worst(&[fail.clone(), ok.clone()]), Status::Fail);
         assert_eq!(worst(&[]), Status::Fail, "nothing checked is nothing good");
-        assert!(outcome(&[ok.clone()]).is_green());
+        assert!(outcome(std::slice::from_ref(&ok)).is_green());
         let outcome = outcome(&[ok, warn, fail]);
         assert_eq!((outcome.verdict, outcome.findings.len()), (Verdict::Findings, 2));
         assert_eq!(outcome.findings[1].severity, Severity::Critical);

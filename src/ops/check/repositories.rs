@@ -117,7 +117,11 @@ fn features(door: &Door, features: Features) -> CheckLine {
         return CheckLine::warn(FEATURES, message, "let one agent alone write here, or use a store with If-None-Match");
     }
     if door.directory.is_none() && !features.versions {
-        return CheckLine::warn(FEATURES, message, "turn the bucket's versioning on: it undoes what a stolen login deletes");
+        return CheckLine::warn(
+            FEATURES,
+            message,
+            "turn the bucket's versioning on: it undoes what a stolen login deletes",
+        );
     }
     CheckLine::ok(FEATURES, message)
 }

@@ -4,7 +4,7 @@ use chrono::{DateTime, TimeDelta, Utc};
 
 use crate::model::failure::Failure;
 use crate::ops::Setting;
-use crate::ops::check::{CLOCK_TOLERANCE, CheckLine, Doors};
+use crate::ops::check::{CLOCK_TOLERANCE, CheckLine, Doors, again};
 use crate::postgres::{ClientTools, Connection, ServerFacts, Session};
 
 const MAJORS: std::ops::RangeInclusive<u32> = 14..=18;
@@ -23,15 +23,6 @@ pub(super) async fn check(doors: &Doors, setting: &Setting) -> Vec<CheckLine> {
 
 async fn connect(connection: &Connection) -> Result<Session, Failure> {
     Ok(connection.connect().await?)
-}
-
-/// The failure that keeps several checks from being carried out, for one of them.
-fn again(failure: &Failure) -> Failure {
-    let same = Failure::new(failure.kind, failure.full_message());
-    match &failure.hint {
-        Some(hint) => same.hint(hint),
-        None => same,
-    }
 }
 
 fn login(session: &Result<Session, Failure>) -> CheckLine {

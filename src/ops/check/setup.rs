@@ -16,7 +16,9 @@ pub(super) fn check(doors: &Doors) -> Vec<CheckLine> {
     lines.push(unbuilt(&doors.unbuilt));
     lines.extend(unchecked(&doors.unchecked));
     lines.push(state(&doors.state_directory));
-    lines.push(room("state-room", "the state directory", &doors.state_directory, doors.disk_percent));
+    let directory = doors.state_directory.ancestors().find(|directory| directory.exists());
+    let directory = directory.unwrap_or(&doors.state_directory);
+    lines.push(room("state-room", "the state directory", directory, doors.disk_percent));
     lines
 }
 
