@@ -5,8 +5,8 @@
 
 pub mod agent;
 pub mod demo;
-pub mod init;
 mod health;
+pub mod init;
 pub mod keys;
 pub mod manual;
 pub mod policies;

@@ -1,7 +1,7 @@
 //! Every name in a repository, made and parsed in one place.
 //!
 //! `repository.json` at the root, artifacts as `<folder>/<stem>…` with their manifest beside them, the catalog's log
-//! under `catalog/`, leases of running restores under `leases/`. A key that does not parse is somebody else's: it is
+//! under `catalog/`, leases of running restores under `leases/`, round trips of `check` under `probe/`. A key that does not parse is somebody else's: it is
 //! reported and never deleted.
 
 use std::fmt;
@@ -18,9 +18,10 @@ const CHECKSUMS: &str = ".sha256";
 const IDENTITY: &str = "repository.json";
 const LOG_FOLDER: &str = "catalog";
 const LEASE_FOLDER: &str = "leases";
+const PROBE_FOLDER: &str = "probe";
 
 /// Folders that never hold manifests of artifacts.
-const OWN_FOLDERS: [&str; 2] = [LOG_FOLDER, LEASE_FOLDER];
+const OWN_FOLDERS: [&str; 3] = [LOG_FOLDER, LEASE_FOLDER, PROBE_FOLDER];
 
 /// The key of the object that says whose repository it is.
 pub fn identity() -> Result<ObjectKey, InvalidKey> {

@@ -2,7 +2,13 @@
 //!
 //! `stage` starts servers and holds test data; every other module tests one thing and reads as sentences.
 
-#![expect(clippy::unwrap_used, clippy::disallowed_methods, reason = "a test that cannot go on should stop")]
+#![expect(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::disallowed_methods,
+    reason = "a test that cannot go on should stop"
+)]
 
 mod stage;
 
@@ -18,6 +24,7 @@ mod config;
 mod config_plan;
 mod demo;
 mod dump;
+mod dump_faults;
 mod durable;
 #[cfg(feature = "failpoints")]
 mod failpoint;

@@ -12,7 +12,7 @@ use std::collections::BTreeMap;
 use std::num::NonZeroUsize;
 use std::time::Duration;
 
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, TimeDelta, Utc};
 
 use crate::catalog::{ArtifactName, Identity, Repository};
 use crate::host::failpoint::{self, FailPoint};
@@ -82,8 +82,7 @@ pub struct Doors {
 /// Makes one artifact.
 pub async fn run(options: &Options, doors: &Doors, setting: &Setting) -> Result<Outcome, Failure> {
     let started = setting.clock.now();
-    let name = ArtifactName::new(&options.folder, &options.name_prefix, started)
-        .map_err(|error| Failure::new(FailureKind::Usage, error.to_string()))?;
+    let name = free_name(options, doors, started).await?;
     if let (true, Some((_, failure))) = (doors.repositories.is_empty(), doors.unopened.first()) {
         let message = format!("store the dump: {}", failure.full_message());
         return Err(Failure::new(failure.kind, message).hint(failure.hint.clone().unwrap_or_default()));
@@ -119,6 +118,24 @@ pub async fn run(options: &Options, doors: &Doors, setting: &Setting) -> Result<
     let outcome = conclude(&draft, &name, targets, findings)?;
     coordinator.release().await?;
     Ok(outcome)
+}
+
+/// The name for an artifact begun at `started`; names count seconds, so one just taken is passed over for the next.
+async fn free_name(options: &Options, doors: &Doors, started: DateTime<Utc>) -> Result<ArtifactName, Failure> {
+    let mut at = started;
+    loop {
+        let name = ArtifactName::new(&options.folder, &options.name_prefix, at)?;
+        let manifest = name.manifest()?;
+        let mut taken = false;
+        for repository in &doors.repositories {
+            // A repository that does not answer is no reason to wait here; it is left behind later, with its error.
+            taken |= repository.storage.head(&manifest).await.is_ok();
+        }
+        if !taken {
+            return Ok(name);
+        }
+        at += TimeDelta::seconds(1);
+    }
 }
 
 /// Claims every repository; those that cannot be used are left behind, unless none is left.

@@ -1,0 +1,252 @@
+//! What a dump does when things go wrong: killed anywhere, pg_dump dead, a repository down, a full disk, a wrong key.
+
+use std::os::unix::fs::PermissionsExt as _;
+use std::os::unix::process::ExitStatusExt as _;
+use std::sync::Arc;
+
+use crate::stage::site::Site;
+use dbagent::host::{Clock as _, SystemClock};
+use dbagent::model::failure::FailureKind;
+use dbagent::model::outcome::Verdict;
+use dbagent::ops::{dump, restore};
+use dbagent::pipeline::openpgp::{DecryptionKeys, Profile, Recipients, generate_encryption_pair};
+use dbagent::storage::{DirectoryStorage, Fault, Faulty, MemoryStorage, Operation};
+
+#[cfg(feature = "failpoints")]
+#[test]
+fn f01_killed_at_every_point_of_a_dump_nothing_half_made_is_ever_listed() {
+    use crate::cli::Desk;
+    use dbagent::host::FailPoint;
+
+    let desk = Desk::new();
+    let log = desk.site.root().join("fired");
+    let (mut fired, mut listed) = (0, 0);
+    let points = FailPoint::ALL.iter().filter(|point| {
+        let name = point.name();
+        name.starts_with("dump.") || (name.starts_with("catalog.") && name != "catalog.recorded")
+    });
+    for point in points {
+        for nth in 1..=2 {
+            let before = desk.json(0, &["backup", "list", "--quiet"])["backups"].as_array().unwrap().len();
+            let killed = desk
+                .command(&["job", "run", "full"])
+                .env("DBAGENT_FAILPOINT", format!("{}=kill:{nth}", point.name()))
+                .env("DBAGENT_FAILPOINT_LOG", &log)
+                .output()
+                .unwrap();
+            let after = list_tolerating_findings(&desk);
+            if killed.status.success() {
+                assert!(nth > 1, "{} was never reached", point.name());
+                continue;
+            }
+            let talk = String::from_utf8_lossy(&killed.stderr).into_owned();
+            assert_eq!(killed.status.signal(), Some(9), "{} at arrival {nth}: {talk}", point.name());
+            fired += 1;
+            let grown = after - before;
+            let committed = point.name() == "catalog.manifest_put";
+            assert_eq!(grown, usize::from(committed), "{} at arrival {nth}", point.name());
+            listed += grown;
+            clear_leftovers(&desk);
+        }
+    }
+    assert_eq!(std::fs::read_to_string(&log).unwrap().lines().count(), fired, "each kill is on record");
+    assert!(fired >= 16, "only {fired} kills");
+    assert_eq!(listed, 1);
+    assert_eq!(desk.json(0, &["job", "run", "full"])["run"]["end"]["result"]["done"]["verdict"], "ok");
+    let verified = desk.json(0, &["backup", "verify", "--deep"]);
+    assert!(verified["verified"].as_array().unwrap().iter().all(|copy| copy["good"] == true));
+    desk.json(0, &["restore", "--database", "shop", "--to-database", "after_the_kills"]);
+}
+
+#[cfg(feature = "failpoints")]
+fn list_tolerating_findings(desk: &crate::cli::Desk) -> usize {
+    let output = desk.command(&["backup", "list", "--json", "--quiet"]).output().unwrap();
+    let value: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    value["backups"].as_array().unwrap().len()
+}
+
+/// What a dead run left is cleared away once the grace time is over; here it is over at once.
+#[cfg(feature = "failpoints")]
+fn clear_leftovers(desk: &crate::cli::Desk) {
+    let mut command = desk.command(&["expire", "--yes", "--json"]);
+    let output = command.env("DBAGENT_AGENT__EXPIRE_GRACE", "0 seconds").output().unwrap();
+    assert!(output.status.code() == Some(0) || output.status.code() == Some(3), "{output:?}");
+    let local = desk.site.root().join("local/full");
+    let stray = std::fs::read_dir(local).into_iter().flatten().map(|entry| entry.unwrap().file_name());
+    let stray: Vec<_> = stray.filter(|name| name.to_string_lossy().starts_with('.')).collect();
+    assert!(stray.is_empty(), "{stray:?}");
+}
+
+/// A directory of client programs in which pg_dump is `script` and the others are the real ones.
+fn tools_with(site: &Site, script: &str) -> std::path::PathBuf {
+    let directory = site.directory("bin");
+    let real = site.tools().pg_dump.path.parent().unwrap().to_owned();
+    for name in ["pg_dumpall", "pg_restore"] {
+        std::os::unix::fs::symlink(real.join(name), directory.join(name)).unwrap();
+    }
+    let path = directory.join("pg_dump");
+    std::fs::write(&path, script.replace("REAL", &real.join("pg_dump").display().to_string())).unwrap();
+    std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755)).unwrap();
+    directory
+}
+
+async fn dump_with(site: &Site, script: &str) -> dbagent::model::failure::Failure {
+    let mut doors = site.dump_doors();
+    doors.tools = dbagent::postgres::ClientTools::find(Some(&tools_with(site, script)), 14).unwrap();
+    dump::run(&site.dump_options(), &doors, &site.setting()).await.unwrap_err()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn f15_a_pg_dump_that_dies_after_any_output_is_never_an_artifact() {
+    for bytes in [0, 1, 4096, 200_000] {
+        let site = Site::new();
+        let script = format!(
+            "#!/bin/bash\ncase \"$*\" in *--version*|*--schema-only*) exec REAL \"$@\";; esac\n\
+             REAL \"$@\" | head -c {bytes}; echo 'pg_dump: error: the disk is on fire' >&2; exit 1\n"
+        );
+        let failure = dump_with(&site, &script).await;
+        assert!(failure.full_message().contains("on fire"), "{}", failure.full_message());
+        assert!(site.artifacts("local").await.is_empty());
+        let left = std::fs::read_dir(site.root().join("local/full"));
+        assert_eq!(left.into_iter().flatten().count(), 0, "nothing is left behind");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn f15_a_pg_dump_that_ends_early_and_says_all_is_well_is_never_an_artifact() {
+    let site = Site::new();
+    let script = "#!/bin/bash\ncase \"$*\" in *--version*|*--schema-only*) exec REAL \"$@\";; esac\n\
+                  REAL \"$@\" | head -c 150000; exit 0\n";
+    dump_with(&site, script).await;
+    assert!(site.artifacts("local").await.is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn f14_a_pg_dump_that_falls_silent_is_ended() {
+    let site = Site::new();
+    let script = "#!/bin/bash\ncase \"$*\" in *--version*|*--schema-only*) exec REAL \"$@\";; esac\n\
+                  REAL \"$@\" | head -c 100000; sleep 600\n";
+    let mut doors = site.dump_doors();
+    doors.tools = dbagent::postgres::ClientTools::find(Some(&tools_with(&site, script)), 14).unwrap();
+    let options = dump::Options { no_progress_timeout: std::time::Duration::from_secs(1), ..site.dump_options() };
+    let failure = dump::run(&options, &doors, &site.setting()).await.unwrap_err();
+    assert!(failure.full_message().contains("no progress"), "{}", failure.full_message());
+    assert!(site.artifacts("local").await.is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_repository_down_does_not_lose_the_other_and_is_not_green() {
+    let mut site = Site::new();
+    let broken = Arc::new(Faulty::new(Arc::new(MemoryStorage::new())));
+    broken.fault(Operation::Upload, Fault::Fails(dbagent::storage::StorageErrorKind::Transient));
+    site.add_repository("broken", broken.clone());
+    let outcome = site.dump().await.unwrap();
+    assert_eq!(outcome.verdict, Verdict::Incomplete);
+    assert!(broken.fired() > 0, "the fault never fired");
+    let errors: Vec<bool> = outcome.repositories.iter().map(|repository| repository.error.is_some()).collect();
+    assert_eq!(errors, [false, true]);
+    assert!(!outcome.is_green());
+    site.restore_database("copy").await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn two_repositories_hold_the_same_artifact_each_with_its_own_place() {
+    let mut site = Site::new();
+    let second = site.directory("second");
+    site.add_repository("second", Arc::new(DirectoryStorage::open(&second).unwrap()));
+    assert_eq!(site.dump().await.unwrap().verdict, Verdict::Ok);
+    let (one, other) = (site.artifacts("local").await.remove(0), site.artifacts("second").await.remove(0));
+    assert_eq!(one.manifest.id, other.manifest.id);
+    let digests = |artifact: &dbagent::catalog::Artifact| -> Vec<_> {
+        artifact.manifest.objects.iter().map(|object| object.stored_digest).collect()
+    };
+    assert_eq!(digests(&one), digests(&other));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_damaged_copy_is_passed_over_for_a_whole_one() {
+    let mut site = Site::new();
+    let second = site.directory("second");
+    site.add_repository("second", Arc::new(DirectoryStorage::open(&second).unwrap()));
+    site.dump().await.unwrap();
+    let object = site.artifacts("local").await.remove(0).manifest.objects.remove(0);
+    let path = site.root().join("local").join(object.key.as_str());
+    let mut bytes = std::fs::read(&path).unwrap();
+    bytes[10] ^= 1;
+    std::fs::write(&path, bytes).unwrap();
+    let restored = site.restore_database("copy").await.unwrap();
+    assert!(restored.proofs.iter().all(|proof| proof.holds()));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn f48_a_key_that_does_not_fit_touches_nothing_and_names_the_one_needed() {
+    let site = Site::new();
+    site.dump().await.unwrap();
+    let stranger = generate_encryption_pair("stranger", SystemClock::new().now()).unwrap();
+    let mut doors = site.restore_doors();
+    doors.keys = Some(DecryptionKeys::read(&stranger.secret, None).unwrap());
+    let setting = site.setting();
+    let choice = restore::choose(&site.wanted(None), &doors, &setting).await.unwrap();
+    let options = restore::DatabaseOptions { to_database: Some("copy".into()), replace: false, no_owner: false };
+    let failure = restore::restore_database(&options, &choice, &doors, &setting).await.unwrap_err();
+    assert_eq!(failure.kind, FailureKind::Authentication, "{}", failure.full_message());
+    assert_eq!(site.server.sql("SELECT count(*) FROM pg_database").unwrap().trim(), "4", "no database is left");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn several_recipients_each_restore_alone() {
+    let site = Site::new();
+    let now = SystemClock::new().now();
+    let other = generate_encryption_pair("break glass", now).unwrap();
+    let mut doors = site.dump_doors();
+    let files = [&site.pair.public, &other.public];
+    let pins = [&site.pair.fingerprint, &other.fingerprint];
+    doors.recipients = Some(Recipients::new(&files, &pins, Profile::default(), now).unwrap());
+    dump::run(&site.dump_options(), &doors, &site.setting()).await.unwrap();
+    for (name, secret) in [("first", &site.pair.secret), ("second", &other.secret)] {
+        let mut doors = site.restore_doors();
+        doors.keys = Some(DecryptionKeys::read(secret, None).unwrap());
+        let setting = site.setting();
+        let choice = restore::choose(&site.wanted(None), &doors, &setting).await.unwrap();
+        let options = restore::DatabaseOptions { to_database: Some(name.into()), replace: false, no_owner: false };
+        restore::restore_database(&options, &choice, &doors, &setting).await.unwrap();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn f87_large_objects_come_back_or_their_absence_is_a_finding() {
+    let site = Site::new();
+    site.ask("SELECT lo_from_bytea(424242, sha512('x') || repeat('large', 300000)::bytea)");
+    let outcome = site.dump().await.unwrap();
+    assert!(outcome.findings.iter().any(|finding| finding.code == "large-objects-excluded"));
+    let options = dump::Options { large_objects: true, name_prefix: "with".into(), ..site.dump_options() };
+    dump::run(&options, &site.dump_doors(), &site.setting()).await.unwrap();
+    site.restore_database("copy").await.unwrap();
+    let content = "SELECT md5(lo_get(424242))";
+    assert_eq!(site.server.sql_in("copy", content).unwrap().trim(), site.ask(content));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn f86_row_level_security_is_found_before_the_dump_with_its_cure() {
+    let site = Site::new();
+    site.ask(
+        "CREATE ROLE plain LOGIN; GRANT pg_read_all_data TO plain; \
+         ALTER TABLE orders ENABLE ROW LEVEL SECURITY; CREATE POLICY own ON orders USING (false)",
+    );
+    let mut doors = site.dump_doors();
+    doors.connection = site.connection().with_role(Some("plain"));
+    let failure = dump::run(&site.dump_options(), &doors, &site.setting()).await.unwrap_err();
+    assert!(failure.full_message().contains("row-level security"), "{}", failure.full_message());
+    assert!(failure.hint.unwrap().contains("ALTER ROLE \"plain\" BYPASSRLS"));
+    assert!(site.artifacts("local").await.is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn f54_no_plaintext_reaches_the_disk() {
+    let site = Site::new();
+    let canary = "CANARY-7d1f5e0b";
+    site.ask(&format!("UPDATE orders SET note = '{canary}' WHERE id % 3 = 0"));
+    site.dump().await.unwrap();
+    let found = std::process::Command::new("grep").args(["-rlaF", canary]).arg(site.root()).output().unwrap();
+    assert_eq!(String::from_utf8_lossy(&found.stdout), "", "plaintext below the repository or the state");
+}
