@@ -33,6 +33,21 @@ pub struct Setting {
 }
 
 impl Setting {
+    /// The result of `work`, or a failure as soon as the run must end; `work` is then dropped where it stands.
+    pub async fn unless_stopped<T>(
+        &self,
+        step: &str,
+        work: impl Future<Output = Result<T, Failure>>,
+    ) -> Result<T, Failure> {
+        tokio::select! {
+            result = work => result,
+            () = self.stop.cancelled() => {
+                let failure = Failure::new(FailureKind::Failed, format!("{step}: told to stop"));
+                Err(failure.hint("What was half done has been taken back; run it again."))
+            }
+        }
+    }
+
     /// Errors once the run must end. Called before every step that others can see.
     pub fn require_going_on(&self, step: &str) -> Result<(), Failure> {
         if self.stop.is_cancelled() {

@@ -250,3 +250,23 @@ async fn f54_no_plaintext_reaches_the_disk() {
     let found = std::process::Command::new("grep").args(["-rlaF", canary]).arg(site.root()).output().unwrap();
     assert_eq!(String::from_utf8_lossy(&found.stdout), "", "plaintext below the repository or the state");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn f07_a_restore_told_to_stop_leaves_no_database_behind() {
+    use dbagent::model::event::{Event, Events};
+    let site = Site::new();
+    site.dump().await.unwrap();
+    let doors = site.restore_doors();
+    let mut setting = site.setting();
+    let stop = setting.stop.clone();
+    setting.events = Events::to(move |event| {
+        if matches!(&event, Event::Step { text } if text.starts_with("loading rows")) {
+            stop.cancel();
+        }
+    });
+    let choice = restore::choose(&site.wanted(None), &doors, &setting).await.unwrap();
+    let options = restore::DatabaseOptions { to_database: Some("copy".into()), replace: false, no_owner: false };
+    let failure = restore::restore_database(&options, &choice, &doors, &setting).await.unwrap_err();
+    assert!(failure.message.contains("told to stop"), "{}", failure.full_message());
+    assert_eq!(site.server.sql("SELECT count(*) FROM pg_database").unwrap().trim(), "4");
+}

@@ -45,7 +45,7 @@ pub async fn restore_database(
     let work = Work { options, choice, doors, setting, connection: doors.connection.with_database(&staging) };
 
     databases::create_like(maintenance.client(), &staging, &manifest.source).await?;
-    let mut restored = match work.fill().await {
+    let mut restored = match setting.unless_stopped("restore the database", work.fill()).await {
         Ok(restored) => restored,
         Err(failure) => return Err(clear_away(&maintenance, &staging, failure).await),
     };

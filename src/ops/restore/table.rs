@@ -67,7 +67,7 @@ pub async fn restore_table(
     let work = Work { options, choice, doors, setting, records: leaves(records, &table), table };
     let result = match &options.mode {
         TableMode::Beside(name) => (None, Some(work.beside(name.as_ref()).await?)),
-        TableMode::Merge | TableMode::Replace => work.difference().await?,
+        TableMode::Merge | TableMode::Replace => setting.unless_stopped("restore the table", work.difference()).await?,
     };
     choice.release().await?;
     Ok(result)
@@ -112,7 +112,8 @@ impl Work<'_> {
             ));
         }
         tables::create_like(session.client(), &target, &self.table).await?;
-        let proofs = match self.fill_beside(&target, session).await {
+        let filling = self.fill_beside(&target, session);
+        let proofs = match self.setting.unless_stopped("restore the table", filling).await {
             Ok(proofs) => proofs,
             Err(failure) => {
                 let session = self.session().await?;
