@@ -64,6 +64,9 @@ fn archive_arguments(coordinator: &Coordinator) -> Vec<OsString> {
         "--compress=0".into(),
         "--no-password".into(),
         format!("--snapshot={}", coordinator.snapshot()).into(),
+        // A lock that somebody else asked for in the meantime queues between our locks and pg_dump's; without a limit
+        // pg_dump would wait for them, they for us, and the application for both.
+        format!("--lock-wait-timeout={}", coordinator.lock_timeout().as_millis()).into(),
     ]
 }
 

@@ -269,3 +269,47 @@ fn f09_two_agents_on_one_cluster_have_one_leader() {
     let refused = desk.command(&["job", "run", "full", "--json"]).env("DBAGENT_STATE_DIR", &other).output().unwrap();
     assert_eq!(refused.status.code(), Some(11), "{}", String::from_utf8_lossy(&refused.stdout));
 }
+
+#[test]
+fn f25_without_its_state_directory_everything_is_still_known() {
+    let desk = Desk::new();
+    desk.json(0, &["job", "run", "full"]);
+    let before = desk.json(0, &["backup", "list"]);
+    std::fs::remove_dir_all(desk.site.root().join("state")).unwrap();
+    assert_eq!(desk.json(0, &["backup", "list"]), before);
+    desk.json(0, &["restore", "--database", "shop", "--to-database", "copy"]);
+    desk.json(0, &["job", "run", "full"]);
+    assert_eq!(desk.json(0, &["backup", "list"])["backups"].as_array().unwrap().len(), 2);
+}
+
+#[test]
+fn f21_without_file_descriptors_a_dump_fails_clearly_and_the_next_one_works() {
+    let desk = Desk::new();
+    let ordinary = desk.command(&["job", "run", "full", "--json"]);
+    let mut limited = Command::new("bash");
+    limited.args(["-c", "ulimit -n 14; exec \"$0\" \"$@\""]).arg(ordinary.get_program()).args(ordinary.get_args());
+    let failed = limited.env_clear().env("PATH", "/usr/bin:/bin").env("HOME", desk.site.root()).output().unwrap();
+    assert!(!failed.status.success());
+    let text = String::from_utf8_lossy(&failed.stdout).into_owned() + &String::from_utf8_lossy(&failed.stderr);
+    assert!(text.contains("open files"), "{text}");
+    let left = desk.json(0, &["backup", "list"]);
+    assert_eq!(left["backups"].as_array().unwrap().len(), 0);
+    desk.json(0, &["job", "run", "full"]);
+}
+
+#[test]
+fn f54_secrets_are_in_no_argument_no_output_and_no_file_of_ours() {
+    let desk = Desk::new();
+    let canary = "s3cret-canary-5b1e";
+    let mut command = desk.command(&["config", "show"]);
+    let shown = command.env("DBAGENT_POSTGRES__PASSWORD", canary).output().unwrap();
+    assert!(shown.status.success());
+    let ran = desk.command(&["-vv", "job", "run", "full"]).env("DBAGENT_POSTGRES__PASSWORD", canary).output().unwrap();
+    assert!(ran.status.success());
+    for output in [&shown, &ran] {
+        let text = String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
+        assert!(!text.contains(canary), "{text}");
+    }
+    let found = Command::new("grep").args(["-rlaF", canary]).arg(desk.site.root()).output().unwrap();
+    assert_eq!(String::from_utf8_lossy(&found.stdout), "");
+}

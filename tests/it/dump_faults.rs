@@ -270,3 +270,78 @@ async fn f07_a_restore_told_to_stop_leaves_no_database_behind() {
     assert!(failure.message.contains("told to stop"), "{}", failure.full_message());
     assert_eq!(site.server.sql("SELECT count(*) FROM pg_database").unwrap().trim(), "4");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn f10_a_dump_whose_snapshot_session_was_cut_commits_nothing() {
+    use dbagent::model::event::{Event, Events};
+    let site = Arc::new(Site::new());
+    let mut setting = site.setting();
+    let server = site.clone();
+    setting.events = Events::to(move |event| {
+        if matches!(&event, Event::Step { text } if text.starts_with("committing")) {
+            let cut = "SELECT count(pg_terminate_backend(pid, 5000)) FROM pg_stat_activity \
+                       WHERE datname = 'shop' AND pid <> pg_backend_pid()";
+            assert_eq!(server.server.sql_in("postgres", cut).unwrap().trim(), "1", "nothing was cut");
+        }
+    });
+    let failure = dump::run(&site.dump_options(), &site.dump_doors(), &setting).await.unwrap_err();
+    assert!(failure.full_message().contains("snapshot"), "{}", failure.full_message());
+    assert!(site.artifacts("local").await.is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn f79_a_table_locked_by_others_is_waited_for_and_then_given_up_without_blocking_them() {
+    let site = Site::new();
+    let holder = site.connection().connect().await.unwrap();
+    holder.batch("BEGIN; LOCK TABLE public.orders IN ACCESS EXCLUSIVE MODE").await.unwrap();
+    let options = dump::Options { lock_timeout: std::time::Duration::from_millis(50), ..site.dump_options() };
+    let failure = dump::run(&options, &site.dump_doors(), &site.setting()).await.unwrap_err();
+    assert!(failure.full_message().contains("lock timeout"), "{}", failure.full_message());
+    holder.batch("COMMIT").await.unwrap();
+    dump::run(&options, &site.dump_doors(), &site.setting()).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn f78_rows_of_a_truncate_that_waited_for_the_dump_are_in_it() {
+    use dbagent::model::event::{Event, Events};
+    let site = Arc::new(Site::new());
+    let mut setting = site.setting();
+    let (waiting, told) = std::sync::mpsc::channel();
+    let other = site.clone();
+    setting.events = Events::to(move |event| {
+        if matches!(&event, Event::Step { text } if text.starts_with("committing")) {
+            let (other, waiting) = (other.clone(), waiting.clone());
+            std::thread::spawn(move || waiting.send(other.server.sql_in("shop", "TRUNCATE orders").is_ok()));
+        }
+    });
+    dump::run(&site.dump_options(), &site.dump_doors(), &setting).await.unwrap();
+    drop(setting);
+    assert!(told.recv_timeout(std::time::Duration::from_secs(20)).unwrap(), "TRUNCATE never came through");
+    assert_eq!(site.ask("SELECT count(*) FROM orders"), "0");
+    let restored = site.restore_database("copy").await.unwrap();
+    assert_eq!(restored.rows(), 7550, "the dump has the rows of its snapshot");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn f79_a_lock_asked_for_between_ours_and_pg_dumps_holds_nobody_up_for_long() {
+    use dbagent::model::event::{Event, Events};
+    let site = Arc::new(Site::new());
+    let mut setting = site.setting();
+    let (waiting, told) = std::sync::mpsc::channel();
+    let other = site.clone();
+    setting.events = Events::to(move |event| {
+        if matches!(&event, Event::Step { text } if text.starts_with("dumping the roles")) {
+            let (truncating, waiting) = (other.clone(), waiting.clone());
+            std::thread::spawn(move || waiting.send(truncating.server.sql_in("shop", "TRUNCATE orders").is_ok()));
+            let queued = "SELECT count(*) FROM pg_locks WHERE NOT granted";
+            while other.server.sql_in("postgres", queued).unwrap().trim() == "0" {}
+        }
+    });
+    let began = std::time::Instant::now();
+    let dumped = dump::run(&site.dump_options(), &site.dump_doors(), &setting).await;
+    assert!(told.recv_timeout(std::time::Duration::from_secs(20)).unwrap(), "TRUNCATE never came through");
+    assert!(began.elapsed() < std::time::Duration::from_secs(20));
+    let failure = dumped.unwrap_err();
+    assert!(failure.full_message().contains("LOCK TABLE"), "{}", failure.full_message());
+    assert!(site.artifacts("local").await.is_empty());
+}

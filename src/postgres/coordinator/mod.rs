@@ -68,6 +68,7 @@ pub struct Coordinator {
     sequences: Vec<SequenceRecord>,
     fingerprint: Digest,
     large_objects: u64,
+    lock_timeout: Duration,
 }
 
 impl Coordinator {
@@ -129,13 +130,18 @@ impl Coordinator {
         faults.extend(hidden);
         facts::require_none(faults)?;
         let fingerprint = facts::fingerprint(client, &tables).await?;
-        let (snapshot, all_tables) = (snapshot.id, scope.tables.is_empty());
-        Ok(Self { session, snapshot, source, tables, all_tables, sequences, fingerprint, large_objects })
+        let (snapshot, all_tables, lock_timeout) = (snapshot.id, scope.tables.is_empty(), scope.lock_timeout);
+        Ok(Self { session, snapshot, source, tables, all_tables, sequences, fingerprint, large_objects, lock_timeout })
     }
 
     /// The exported snapshot's name, for `pg_dump --snapshot`.
     pub fn snapshot(&self) -> &str {
         &self.snapshot
+    }
+
+    /// Longest wait for a lock, of pg_dump too.
+    pub fn lock_timeout(&self) -> Duration {
+        self.lock_timeout
     }
 
     /// The covered tables, partitioned ones and leaves each by themselves.
