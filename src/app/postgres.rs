@@ -17,11 +17,11 @@ impl App {
         let path = |path: &Option<crate::config::FilePath>| path.as_ref().map(|path| path.to_path_buf());
         let request = ConnectionRequest {
             url: settings.url.as_ref().map(|url| url.expose().to_string()),
-            host: settings.host.clone(),
-            port: settings.port,
-            user: settings.user.clone(),
-            database: settings.database.clone(),
-            sslmode: settings.sslmode.map(sslmode).map(str::to_owned),
+            host: settings.host.clone().filter(|_| self.is_written("postgres.host")),
+            port: settings.port.filter(|_| self.is_written("postgres.port")),
+            user: settings.user.clone().filter(|_| self.is_written("postgres.user")),
+            database: settings.database.clone().filter(|_| self.is_written("postgres.database")),
+            sslmode: settings.sslmode.filter(|_| self.is_written("postgres.sslmode")).map(sslmode).map(str::to_owned),
             sslrootcert: path(&settings.sslrootcert).map(|path| path.to_string_lossy().into_owned()),
             password,
             service: settings.service.clone(),
@@ -37,6 +37,15 @@ impl App {
             Some(database) => connection.with_database(database),
             None => connection,
         })
+    }
+
+    /// Whether a key is ours. What libpq's variables filled in comes back through the request's environment, which a URL
+    /// beats: a PGHOST left in somebody's shell must not lead elsewhere than the configuration says.
+    fn is_written(&self, key: &str) -> bool {
+        match self.loaded.origins.get(key) {
+            Some(Origin::Environment(name)) => name.starts_with("DBAGENT_"),
+            _ => true,
+        }
     }
 
     /// A file that nobody wrote down, looked for below the home directory, need not be there.

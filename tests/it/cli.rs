@@ -313,3 +313,17 @@ fn f54_secrets_are_in_no_argument_no_output_and_no_file_of_ours() {
     let found = Command::new("grep").args(["-rlaF", canary]).arg(desk.site.root()).output().unwrap();
     assert_eq!(String::from_utf8_lossy(&found.stdout), "");
 }
+
+#[test]
+fn a_pghost_left_in_the_shell_does_not_lead_elsewhere_than_the_url() {
+    let desk = Desk::new();
+    let text = std::fs::read_to_string(&desk.config).unwrap();
+    let socket = desk.site.server.directory().display().to_string().replace('/', "%2F");
+    let (user, port) = (desk.site.connection().user().to_owned(), desk.site.server.port());
+    let start = text.find("host = ").unwrap();
+    let end = text.find("[repository.local]").unwrap();
+    let url = format!("url = 'postgres://{user}@{socket}:{port}/shop'\n");
+    std::fs::write(&desk.config, format!("{}{url}{}", &text[..start], &text[end..])).unwrap();
+    let ran = desk.command(&["job", "run", "full"]).env("PGHOST", "/nowhere").env("PGPORT", "1").output().unwrap();
+    assert!(ran.status.success(), "{}", String::from_utf8_lossy(&ran.stderr));
+}
