@@ -8,7 +8,6 @@ use crate::cli::job::{code_of, outcome_text};
 use crate::cli::output::{Output, Tone};
 use crate::cli::{Code, progress, prompt, signals, tables};
 use crate::model::failure::Failure;
-use crate::ops::Setting;
 use crate::ops::expire::{self, Fate, RepositoryPlan};
 
 pub async fn run(app: &App, arguments: &Expire, output: &Output) -> Result<Code, Failure> {
@@ -24,13 +23,9 @@ pub async fn run(app: &App, arguments: &Expire, output: &Output) -> Result<Code,
         return Ok(0);
     }
     prompt::require_consent(&arguments.consent, "delete what retention no longer keeps", &app.loaded.config.cluster)?;
-    let outcome = apply(app, &setting).await?;
+    let outcome = expire::run(&repositories, &options, &setting).await?;
     output.result(&json!({"outcome": outcome}), || outcome_text(&outcome, output));
     Ok(code_of(&outcome))
-}
-
-async fn apply(app: &App, setting: &Setting) -> Result<crate::model::outcome::Outcome, Failure> {
-    expire::run(&app.repositories(None).await?, &app.expire_options()?, setting).await
 }
 
 fn show(plans: &[RepositoryPlan], output: &Output) {
