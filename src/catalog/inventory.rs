@@ -11,10 +11,11 @@ use futures_util::stream::{self, StreamExt as _, TryStreamExt as _};
 
 use crate::catalog::entry::Record;
 use crate::catalog::error::{CatalogError, CatalogErrorKind};
-use crate::catalog::log::{Log, list_all, with_causes};
+use crate::catalog::log::{Log, list_all};
 use crate::catalog::names::{self, ArtifactName};
 use crate::catalog::repository::Repository;
 use crate::model::digest::Digest;
+use crate::model::failure::with_causes;
 use crate::model::id::ArtifactId;
 use crate::model::key::ObjectKey;
 use crate::model::manifest::{FORMAT, Manifest, Verification};

@@ -10,6 +10,7 @@ use crate::catalog::entry::{Entry, Head};
 use crate::catalog::error::CatalogError;
 use crate::catalog::names;
 use crate::catalog::repository::Repository;
+use crate::model::failure::with_causes;
 use crate::model::key::ObjectKey;
 use crate::storage::{Page, Storage};
 
@@ -87,20 +88,6 @@ impl Log {
         }
         repository.remember(&self.head)
     }
-}
-
-/// The message of `error` and of everything that caused it.
-pub(in crate::catalog) fn with_causes(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        let next = error.to_string();
-        if !text.ends_with(&next) {
-            text = format!("{text}: {next}");
-        }
-        cause = error.source();
-    }
-    text
 }
 
 /// Every key below `prefix`, in order.

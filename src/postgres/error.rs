@@ -8,6 +8,8 @@ use std::io;
 
 use tokio_postgres::error::SqlState;
 
+use crate::model::failure::with_causes;
+
 /// What a caller decides on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum PostgresErrorKind {
@@ -79,13 +81,7 @@ impl PostgresError {
 
     /// The message followed by each cause, on one line.
     pub fn full_message(&self) -> String {
-        let mut text = self.message.clone();
-        let mut cause = self.source();
-        while let Some(error) = cause {
-            text.push_str(&format!(": {error}"));
-            cause = error.source();
-        }
-        text
+        with_causes(self)
     }
 }
 
