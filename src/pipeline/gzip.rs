@@ -54,6 +54,29 @@ impl Block {
         Self { input: vec![0; MEMBER_BYTES], filled: 0, output: vec![0; output_bytes], written: 0 }
     }
 
+    /// Appends as much of `bytes` as there is room for; answers how much that was.
+    pub fn append(&mut self, bytes: &[u8]) -> usize {
+        let taken = bytes.len().min(self.room());
+        self.input[self.filled..self.filled + taken].copy_from_slice(&bytes[..taken]);
+        self.filled += taken;
+        taken
+    }
+
+    /// Bytes that still fit.
+    pub fn room(&self) -> usize {
+        self.input.len() - self.filled
+    }
+
+    /// What is in the block.
+    pub fn bytes(&self) -> &[u8] {
+        &self.input[..self.filled]
+    }
+
+    /// What is in the block, to be corrected in place.
+    pub fn bytes_mut(&mut self) -> &mut [u8] {
+        &mut self.input[..self.filled]
+    }
+
     /// Reads until the block is full or `source` ends; answers the bytes read.
     pub fn fill(&mut self, source: &mut dyn io::Read) -> io::Result<&[u8]> {
         self.filled = 0;
@@ -132,9 +155,11 @@ fn compress_all(level: Level, jobs: &Receiver<(Block, Sender<Block>)>) {
 }
 
 impl Feeder {
-    /// A block to fill; waits while all are on their way.
+    /// An empty block to fill; waits while all are on their way.
     pub fn block(&self) -> Result<Block, Abandoned> {
-        self.free.recv().map_err(|_| Abandoned)
+        let mut block = self.free.recv().map_err(|_| Abandoned)?;
+        block.filled = 0;
+        Ok(block)
     }
 
     /// Sends a filled block on its way.
@@ -149,8 +174,7 @@ impl Feeder {
     /// Ends the stream well. A stream without any block becomes one empty member.
     pub fn finish(mut self) -> Result<(), Abandoned> {
         if !self.pushed {
-            let mut block = self.block()?;
-            block.filled = 0;
+            let block = self.block()?;
             self.push(block)?;
         }
         self.turns.send(Turn::End).map_err(|_| Abandoned)

@@ -135,6 +135,16 @@ impl ArchiveReader {
         }
     }
 
+    /// Whether it is between the beginning and the end of a table's rows.
+    pub fn is_in_rows(&self) -> bool {
+        matches!(self.place, Place::ChunkLength { large_object: false } | Place::Chunk { large_object: false, .. })
+    }
+
+    /// Bytes of an integer of this archive, its sign byte not counted; known once a table has begun.
+    pub fn integer_bytes(&self) -> usize {
+        self.scanner.integer_bytes()
+    }
+
     /// Ends the archive. Errors unless it ended between two blocks and every table's rows came.
     pub fn finish(mut self) -> Result<(), ArchiveError> {
         match self.place {

@@ -51,6 +51,11 @@ impl Scanner {
         Ok(())
     }
 
+    /// Bytes of an integer, its sign not counted.
+    pub(super) fn integer_bytes(&self) -> usize {
+        self.integer_bytes
+    }
+
     /// Whether the input ended in the middle of a primitive.
     pub(super) fn is_amid(&self) -> bool {
         self.filled > 0 || self.text.is_some()

@@ -5,6 +5,7 @@
 //! commits each upload with the proof. The end of the stream travels as a message of its own; a part that dies can
 //! therefore never look like the end.
 
+mod content;
 mod destination;
 mod packer;
 mod reader;

@@ -1,19 +1,22 @@
-//! The reader's thread: source -> content digest and row sums -> blocks for the compressors.
-//!
-//! Reads straight into the block that will be compressed: the bytes are copied once, by the kernel.
+//! The reader's thread: source -> row sums -> content digest -> blocks for the compressors.
 
 use std::collections::BTreeMap;
+use std::io::ErrorKind;
 use std::sync::atomic::Ordering;
 
 use tokio_util::sync::CancellationToken;
 
 use super::Progress;
+use super::content::Content;
 use crate::host::{Complete, FailPoint, Source, SourceError, reach};
-use crate::model::digest::{Digest, Hasher, TableSum};
+use crate::model::digest::{Digest, TableSum};
 use crate::model::table::QualifiedTable;
 use crate::pipeline::PipelineError;
-use crate::pipeline::archive::{ArchiveError, ArchiveReader, RowSums};
-use crate::pipeline::gzip::{Feeder, MEMBER_BYTES};
+use crate::pipeline::archive::{ArchiveReader, Event, RowSums};
+use crate::pipeline::gzip::Feeder;
+
+/// Bytes of an archive looked at in one go: small enough to stay in a core's own cache until they are copied.
+const WINDOW_BYTES: usize = 256 << 10;
 
 /// A source read to its end.
 pub(super) struct Read {
@@ -25,69 +28,77 @@ pub(super) struct Read {
 /// Reads `source` to its end. Only when it ended well is the stream ended well.
 pub(super) fn read(
     mut source: Box<dyn Source>,
-    mut feeder: Feeder,
+    feeder: Feeder,
     rows: bool,
     progress: &Progress,
     stop: &CancellationToken,
 ) -> Result<Read, PipelineError> {
-    let mut hasher = Hasher::default();
-    let mut size = 0;
-    let mut archive = rows.then(Archive::default);
-    loop {
-        if stop.is_cancelled() {
-            return Err(PipelineError::Stopped);
+    let mut content = Content::new(feeder, progress)?;
+    let tables = match rows {
+        true => copy_archive(source.as_mut(), &mut content, progress, stop)?,
+        false => {
+            while content.fill(&mut source)? {
+                require_going_on(stop)?;
+            }
+            BTreeMap::new()
         }
-        let mut block = feeder.block()?;
-        let bytes = block.fill(&mut source).map_err(|error| SourceError::io("read the source", error))?;
-        let last = bytes.len() < MEMBER_BYTES;
-        pass(bytes.len(), size)?;
-        hasher.update(bytes);
-        size += bytes.len() as u64;
-        if let Some(archive) = &mut archive {
-            archive.take(bytes)?;
-            progress.rows.store(archive.sums.rows(), Ordering::Relaxed);
-        }
-        progress.bytes.store(size, Ordering::Relaxed);
-        if !bytes.is_empty() {
-            feeder.push(block)?;
-        }
-        if last {
-            break;
-        }
-    }
+    };
     reach(FailPoint::DumpStreamEnd).map_err(|error| SourceError::io("end the source", error))?;
     let proof = source.finish()?;
-    let tables = archive.map(Archive::finish).transpose()?.unwrap_or_default();
-    feeder.finish()?;
-    Ok(Read { proof, content: (size, hasher.finish()), tables })
+    Ok(Read { proof, content: content.finish()?, tables })
 }
 
-/// The fail points of a stream that goes on: its first bytes, and every block after them.
-fn pass(count: usize, before: u64) -> Result<(), SourceError> {
-    let reached = match (count, before) {
-        (0, _) => Ok(()),
-        (_, 0) => reach(FailPoint::DumpFirstByte),
-        _ => reach(FailPoint::DumpMidStream),
-    };
-    reached.map_err(|error| SourceError::io("read the source", error))
-}
-
-#[derive(Default)]
-struct Archive {
-    reader: ArchiveReader,
-    sums: RowSums,
-}
-
-impl Archive {
-    fn take(&mut self, mut bytes: &[u8]) -> Result<(), ArchiveError> {
-        while let Some(event) = self.reader.next(&mut bytes)? {
-            self.sums.take(event)?;
-        }
-        Ok(())
+fn require_going_on(stop: &CancellationToken) -> Result<(), PipelineError> {
+    match stop.is_cancelled() {
+        true => Err(PipelineError::Stopped),
+        false => Ok(()),
     }
+}
 
-    fn finish(self) -> Result<BTreeMap<QualifiedTable, TableSum>, ArchiveError> {
-        self.reader.finish()?;
-        Ok(self.sums.finish())
+/// Copies a pg_dump archive, joining the rows of each table, and sums them up.
+fn copy_archive(
+    source: &mut dyn Source,
+    content: &mut Content<'_>,
+    progress: &Progress,
+    stop: &CancellationToken,
+) -> Result<BTreeMap<QualifiedTable, TableSum>, PipelineError> {
+    let mut archive = ArchiveReader::default();
+    let mut sums = RowSums::default();
+    let mut window = vec![0; WINDOW_BYTES];
+    loop {
+        require_going_on(stop)?;
+        let count = match source.read(&mut window) {
+            Ok(0) => break,
+            Ok(count) => count,
+            Err(error) if error.kind() == ErrorKind::Interrupted => continue,
+            Err(error) => return Err(SourceError::io("read the source", error).into()),
+        };
+        take(&window[..count], &mut archive, &mut sums, content)?;
+        progress.rows.store(sums.rows(), Ordering::Relaxed);
+    }
+    archive.finish()?;
+    Ok(sums.finish())
+}
+
+/// Takes one window. What is not a table's rows is copied as it is; the lengths between rows are made anew.
+fn take(
+    mut window: &[u8],
+    archive: &mut ArchiveReader,
+    sums: &mut RowSums,
+    content: &mut Content<'_>,
+) -> Result<(), PipelineError> {
+    loop {
+        let (before, was_in_rows) = (window, archive.is_in_rows());
+        let event = archive.next(&mut window)?;
+        let consumed = &before[..before.len() - window.len()];
+        let Some(event) = event else {
+            return if was_in_rows { Ok(()) } else { content.write(consumed) };
+        };
+        match &event {
+            Event::Rows(bytes) => content.rows(bytes, archive.integer_bytes())?,
+            Event::TableEnd => content.end_rows(archive.integer_bytes())?,
+            _ => content.write(consumed)?,
+        }
+        sums.take(event)?;
     }
 }
