@@ -140,7 +140,7 @@ pub struct Dump {
 
 impl Default for Dump {
     fn default() -> Self {
-        Self { compression_level: 5, threads: None, lock_timeout: Span::seconds(30) }
+        Self { compression_level: 3, threads: None, lock_timeout: Span::seconds(30) }
     }
 }
 

@@ -6,9 +6,9 @@
 
 use std::io::{self, Read};
 
-use flate2::bufread::MultiGzDecoder;
 use tokio::sync::oneshot;
 
+use super::gunzip::Gunzip;
 use super::gzip::Abandoned;
 use super::openpgp::DecryptionKeys;
 use super::relay::{Parcel, RelayReader, RelayWriter, relay};
@@ -125,7 +125,7 @@ fn decrypt(
 }
 
 fn gunzip(packed: RelayReader, unpacked: &RelayWriter) {
-    unpacked.end(unpacked.copy(&mut MultiGzDecoder::new(packed)));
+    unpacked.end(unpacked.copy(&mut Gunzip::new(packed)));
 }
 
 /// Stored bytes as they come; their end is given out only when they are those of the manifest.

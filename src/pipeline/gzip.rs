@@ -1,6 +1,7 @@
 //! Parallel gzip: independent members of 1 MiB input each (RFC 1952, section 2.2), made on several threads, in order.
 //!
-//! Any gunzip that knows members reads the result as one stream. Buffers go round: as many blocks exist as were made in
+//! Any gunzip that knows members reads the result as one stream. Each member tells its own length in an extra field, so
+//! that ours can take members whole ([`super::gunzip`]). Buffers go round: as many blocks exist as were made in
 //! the beginning, and that alone is the backpressure. The order is kept by a queue of one-shot receivers, one per
 //! block, in the order pushed, whichever thread is done first.
 
@@ -11,6 +12,8 @@ use std::thread;
 
 use crossbeam_channel::{Receiver, Sender, bounded};
 use libdeflater::{CompressionLvl, Compressor};
+
+use super::member;
 
 /// Input bytes of one member: large enough that deflate's 32 KiB window hardly notices.
 pub const MEMBER_BYTES: usize = 1 << 20;
@@ -31,11 +34,10 @@ impl Level {
 }
 
 impl Default for Level {
-    /// Level 5: on pg_dump archives as small as zlib's level 6 at 1.6 times its speed. Level 4 is a seventh faster and
-    /// 4 % larger; the lengths between the rows of an archive cost the lower levels more than plain text would show
-    /// (`cargo bench --bench pipeline`).
+    /// Level 3: on pg_dump archives, their rows joined, as small as zlib's level 6 at twice its speed. Level 5 is a
+    /// fifth slower and 3 % smaller (`cargo bench --bench pipeline`).
     fn default() -> Self {
-        Self::new(5).unwrap_or(Self(CompressionLvl::default()))
+        Self::new(3).unwrap_or(Self(CompressionLvl::default()))
     }
 }
 
@@ -129,7 +131,7 @@ pub fn belt(level: Level, threads: NonZeroUsize) -> io::Result<(Feeder, Members)
     let (free, free_blocks) = bounded(blocks);
     let (jobs, next_job) = bounded::<(Block, Sender<Block>)>(blocks);
     let (turns, next_turn) = bounded(blocks + 1);
-    let output_bytes = Compressor::new(level.0).gzip_compress_bound(MEMBER_BYTES);
+    let output_bytes = member::bound(&mut Compressor::new(level.0), MEMBER_BYTES);
     for _ in 0..blocks {
         // The queue has room for every block, so that this cannot fail.
         let _ = free.send(Block::new(output_bytes));
@@ -145,9 +147,10 @@ pub fn belt(level: Level, threads: NonZeroUsize) -> io::Result<(Feeder, Members)
 fn compress_all(level: Level, jobs: &Receiver<(Block, Sender<Block>)>) {
     let mut compressor = Compressor::new(level.0);
     for (mut block, done) in jobs {
-        let result = compressor.gzip_compress(&block.input[..block.filled], &mut block.output);
         // The output has room for the worst case. Were it not so, dropping `done` tells the consumer.
-        let Ok(written) = result else { continue };
+        let Ok(written) = member::write(&mut compressor, &block.input[..block.filled], &mut block.output) else {
+            continue;
+        };
         block.written = written;
         // A consumer that is gone needs no answer.
         let _ = done.send(block);
