@@ -3,6 +3,8 @@
 //! The settings are those pg_dump uses (PostgreSQL, src/bin/pg_dump/pg_dump.c, setup_connection), so that a row read here
 //! has the bytes it has in a dump.
 
+use std::ops::Range;
+
 use bytes::Bytes;
 use futures_util::{SinkExt as _, TryStreamExt as _};
 use tokio_postgres::CopyInSink;
@@ -34,6 +36,23 @@ pub async fn sum_table(
     columns: &[String],
 ) -> Result<TableSum, PostgresError> {
     sum(session, &format!("COPY {} ({}) TO STDOUT", table.quoted(), column_list(columns))).await
+}
+
+/// What the rows of `table` itself in `blocks` add up to, reading `columns`. An end beyond the last block number there can
+/// be (2^32 - 2) means to the end.
+pub async fn sum_blocks(
+    session: &Session,
+    table: &QualifiedTable,
+    columns: &[String],
+    blocks: Range<i64>,
+) -> Result<TableSum, PostgresError> {
+    let (columns, table) = (column_list(columns), table.quoted());
+    let end = match u32::try_from(blocks.end) {
+        Ok(end) => format!(" AND ctid < '({end},0)'"),
+        Err(_) => String::new(),
+    };
+    let from = blocks.start;
+    sum(session, &format!("COPY (SELECT {columns} FROM ONLY {table} WHERE ctid >= '({from},0)'{end}) TO STDOUT")).await
 }
 
 /// What the rows of `table` and of everything below it add up to, reading `columns`.

@@ -51,6 +51,11 @@ pub async fn analyze(client: &Client, table: &QualifiedTable, reindex: bool) -> 
     Ok(client.batch_execute(&format!("ANALYZE {quoted}")).await?)
 }
 
+/// How many blocks `table` has.
+pub async fn blocks(client: &Client, table: &QualifiedTable) -> Result<i64, PostgresError> {
+    Ok(client.query_one(include_str!("../../sql/table/blocks.sql"), &[&table.quoted()]).await?.get(0))
+}
+
 /// Sets a sequence to its recorded value.
 pub async fn set_sequence(client: &Client, record: &SequenceRecord) -> Result<(), PostgresError> {
     let parameters: [&(dyn ToSql + Sync); 3] = [&record.sequence.quoted(), &record.last_value, &record.is_called];

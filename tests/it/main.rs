@@ -33,6 +33,7 @@ mod pipeline_archive;
 mod pipeline_openpgp;
 mod pipeline_store;
 mod postgres_connection;
+mod queries;
 mod restore_table;
 mod retention;
 mod schedule;
