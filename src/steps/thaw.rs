@@ -15,7 +15,7 @@ const DAYS: u32 = 3;
 /// How often the store is asked whether the thaw is done.
 const ASK_EVERY: Duration = Duration::from_secs(60);
 
-/// Waits until every object of `artifact` in `repository` can be read.
+/// Waits until every object of `artifact` in `repository` can be read. All are asked for at once: each takes hours.
 pub async fn thaw(
     repository: &Repository,
     artifact: &Artifact,
@@ -23,29 +23,37 @@ pub async fn thaw(
     events: &Events,
     stop: &CancellationToken,
 ) -> Result<(), Failure> {
-    let mut told = false;
+    let mut archived = Vec::new();
     for object in &artifact.manifest.objects {
-        if repository.storage.head(&object.key).await?.readable {
-            continue;
-        }
-        while let Thaw::Underway { expected } =
-            repository.storage.thaw(&object.key, object.version.as_deref(), DAYS).await?
-        {
-            if !told {
-                let hours = expected.as_secs().div_ceil(3600);
-                events.note(format!(
-                    "{} is archived; the store was asked for it and takes about {hours} hours",
-                    artifact.name
-                ));
-                told = true;
-            }
-            tokio::select! {
-                () = clock.sleep(ASK_EVERY) => {}
-                () = stop.cancelled() => return Err(stopped(artifact)),
-            }
+        if !repository.storage.head(&object.key).await?.readable {
+            archived.push(object);
         }
     }
-    Ok(())
+    let mut told = false;
+    loop {
+        let (mut underway, mut longest) = (Vec::new(), Duration::ZERO);
+        for object in archived {
+            let thaw = repository.storage.thaw(&object.key, object.version.as_deref(), DAYS).await?;
+            if let Thaw::Underway { expected } = thaw {
+                underway.push(object);
+                longest = longest.max(expected);
+            }
+        }
+        if underway.is_empty() {
+            return Ok(());
+        }
+        if !told {
+            let hours = longest.as_secs().div_ceil(3600);
+            let name = &artifact.name;
+            events.note(format!("{name} is archived; the store was asked for it and takes about {hours} hours"));
+            told = true;
+        }
+        tokio::select! {
+            () = clock.sleep(ASK_EVERY) => {}
+            () = stop.cancelled() => return Err(stopped(artifact)),
+        }
+        archived = underway;
+    }
 }
 
 fn stopped(artifact: &Artifact) -> Failure {

@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
+use crate::stage::s3::S3Server;
 use crate::stage::site::{Site, TABLES};
 use serde_json::Value;
 
@@ -10,6 +11,8 @@ use serde_json::Value;
 pub struct Desk {
     pub site: Site,
     pub config: PathBuf,
+    /// Variables that every command gets.
+    pub environment: Vec<(&'static str, String)>,
 }
 
 impl Desk {
@@ -27,13 +30,31 @@ impl Desk {
         write_private(&root.join("plan.toml"), plan(&tables.join(", ")).as_bytes());
         let config = root.join("dbagent.toml");
         write_private(&config, configuration(&site).as_bytes());
-        Self { site, config }
+        Self { site, config, environment: Vec::new() }
+    }
+
+    /// The same with a second repository, `s3`, on `server`.
+    pub fn with_s3(server: &S3Server) -> Self {
+        let mut desk = Self::new();
+        let (endpoint, bucket) = (server.endpoint(), crate::stage::s3::BUCKET);
+        desk.configure(&format!(
+            "[repository.s3]\nurl = 's3://{bucket}/r'\nendpoint = '{endpoint}'\npath_style = true\n"
+        ));
+        desk.environment = server.environment();
+        desk
+    }
+
+    /// Adds to the configuration, at its end.
+    pub fn configure(&self, more: &str) {
+        let text = std::fs::read_to_string(&self.config).unwrap();
+        std::fs::write(&self.config, text + more).unwrap();
     }
 
     /// The binary with this configuration and an empty environment.
     pub fn command(&self, arguments: &[&str]) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_dbagent"));
         command.env_clear().env("PATH", "/usr/local/bin:/usr/bin:/bin").env("HOME", self.site.root());
+        command.envs(self.environment.iter().cloned());
         command.arg("--config").arg(&self.config).args(arguments).stdin(Stdio::null());
         command
     }

@@ -25,6 +25,7 @@ mod config_plan;
 mod demo;
 mod dump;
 mod dump_faults;
+mod dump_s3;
 mod durable;
 #[cfg(feature = "failpoints")]
 mod failpoint;

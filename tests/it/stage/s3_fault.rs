@@ -89,6 +89,10 @@ impl Faults {
         self.rules.lock().unwrap().push(rule);
     }
 
+    pub fn clear(&self) {
+        self.rules.lock().unwrap().clear();
+    }
+
     pub fn fired(&self) -> usize {
         *self.fired.lock().unwrap()
     }
