@@ -2,10 +2,11 @@
 
 use crate::app::App;
 use crate::app::agent::{AgentClient, Answer};
-use crate::catalog::history::{Entry, RunRecord, RunResult, Trigger};
+use crate::catalog::history::{Entry, Interruption, RunRecord, RunResult, Trigger};
 use crate::model::event::Events;
 use crate::model::failure::{Failure, FailureKind};
 use crate::model::verb::Verb;
+use crate::ops::Setting;
 use crate::postgres::leader::LeaderLock;
 use tokio_util::sync::CancellationToken;
 
@@ -35,7 +36,7 @@ impl App {
         let _state = self.lock_state(&format!("dbagent job run {name}"))?;
         let history = self.history()?;
         let connection = self.connection(Verb::Check, None)?;
-        let Some(_leader) = LeaderLock::take(&connection, &self.loaded.config.cluster).await? else {
+        let Some(mut lock) = LeaderLock::take(&connection, &self.loaded.config.cluster).await? else {
             let message = format!("run {name}: another agent leads the cluster {}", self.loaded.config.cluster);
             return Err(Failure::new(FailureKind::LockHeld, message)
                 .hint("Run it on that agent's host, or stop that agent first. On a standby nothing is run."));
@@ -61,13 +62,30 @@ impl App {
                 .map_err(|error| Failure::new(FailureKind::Failed, error.to_string()).because(error))
         };
         remember(&Entry::Begun(record.clone()))?;
-        let result = match self.run_job(name, None, &setting).await {
-            Ok(outcome) => RunResult::Done(outcome),
-            Err(failure) => RunResult::Failed((&failure).into()),
-        };
+        let result = self.run_under(&mut lock, name, &setting).await;
         let record = record.ended(self.clock.now(), result);
         remember(&Entry::Ended(record.clone()))?;
         Ok(record)
+    }
+
+    /// Runs the job for as long as `lock` is held: losing it stops the run before it commits anything.
+    async fn run_under(&self, lock: &mut LeaderLock, name: &str, setting: &Setting) -> RunResult {
+        let mut running = std::pin::pin!(self.run_job(name, None, setting));
+        let ended = tokio::select! {
+            ended = &mut running => ended,
+            why = lock.lost(self.clock.as_ref()) => {
+                tracing::warn!(error = why, "lost the leader's lock");
+                setting.stop.cancel();
+                match running.await {
+                    Err(_) => return RunResult::Interrupted(Interruption::LeadershipLost),
+                    done => done,
+                }
+            }
+        };
+        match ended {
+            Ok(outcome) => RunResult::Done(outcome),
+            Err(failure) => RunResult::Failed((&failure).into()),
+        }
     }
 }
 

@@ -20,7 +20,7 @@ use std::time::Duration;
 
 pub use input::ChildInput;
 pub use output::Child;
-pub use process::{StopSignal, Stopper};
+pub use process::{KillOnDrop, StopSignal, Stopper};
 pub use stderr::Messages;
 
 /// Variables that a child inherits; everything else has to be given to it.

@@ -17,6 +17,7 @@ use tokio_postgres_rustls::MakeRustlsConnect;
 
 use super::error::{PostgresError, PostgresErrorKind};
 use super::tls;
+use crate::host::Clock;
 use crate::model::table::quote_identifier;
 
 /// Where the server listens.
@@ -287,6 +288,29 @@ impl Session {
     /// Whether the connection is known to be gone.
     pub fn is_closed(&self) -> bool {
         self.client.is_closed()
+    }
+
+    /// Returns when the connection has ended, with the reason: at once when it is closed, and when it does not answer
+    /// within `patience` to a question asked every so often. Not to be called again.
+    pub async fn ended(&mut self, every: Duration, patience: Duration, clock: &dyn Clock) -> String {
+        let Self { client, driver, .. } = self;
+        let silent = async {
+            loop {
+                clock.sleep(every).await;
+                match tokio::time::timeout(patience, client.query_one("SELECT 1", &[])).await {
+                    Ok(Ok(_)) => {}
+                    Ok(Err(error)) => return PostgresError::from(error).full_message(),
+                    Err(_) => return format!("no answer within {patience:?}"),
+                }
+            }
+        };
+        tokio::select! {
+            ended = driver => match ended {
+                Ok(Err(error)) => PostgresError::from(error).full_message(),
+                _ => "the connection was closed".to_owned(),
+            },
+            why = silent => why,
+        }
     }
 
     /// Runs statements without parameters and drops their results.

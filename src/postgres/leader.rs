@@ -3,12 +3,21 @@
 //! PostgreSQL gives it back when the session ends, however it ends, so a dead leader never blocks the next one. The lock
 //! belongs to one database: agents of one cluster must be configured with the same one.
 
+use std::time::Duration;
+
+use crate::host::Clock;
 use crate::model::digest::Digest;
 use crate::postgres::connection::{Connection, Session};
 use crate::postgres::error::PostgresError;
 
 /// First key of our advisory locks: "dbag".
 const CLASS: i32 = 0x6462_6167;
+
+/// How often the lock's session is asked whether it is still there.
+const EVERY: Duration = Duration::from_secs(5);
+
+/// How long it may take to answer before the lock counts as lost.
+const ANSWER: Duration = Duration::from_secs(10);
 
 /// The lock, for as long as its session lives.
 #[derive(Debug)]
@@ -25,10 +34,9 @@ impl LeaderLock {
         Ok(row.get::<_, bool>(0).then_some(Self { session }))
     }
 
-    /// Errors once the session, and with it the lock, is gone.
-    pub async fn require_held(&self) -> Result<(), PostgresError> {
-        self.session.client().query_one("SELECT 1", &[]).await?;
-        Ok(())
+    /// Returns once the session, and with it the lock, is gone; says why. Not to be called again.
+    pub async fn lost(&mut self, clock: &dyn Clock) -> String {
+        self.session.ended(EVERY, ANSWER, clock).await
     }
 }
 

@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
+use crate::stage::agent::RunningAgent;
 use crate::stage::s3::S3Server;
 use crate::stage::site::{Site, TABLES};
 use serde_json::Value;
@@ -223,50 +224,16 @@ fn completions_and_manual_pages_are_made() {
     assert!(pages.path().join("dbagent-restore.1").exists());
 }
 
-/// A running agent, killed when dropped.
-struct Running(std::process::Child);
-
-impl Running {
-    fn start(desk: &Desk) -> Self {
-        let child = desk.command(&["run"]).stderr(Stdio::piped()).spawn().unwrap();
-        let mut running = Self(child);
-        let stderr = running.0.stderr.take().unwrap();
-        let (told, ready) = std::sync::mpsc::channel();
-        std::thread::spawn(move || {
-            use std::io::BufRead as _;
-            for line in std::io::BufReader::new(stderr).lines().map_while(Result::ok) {
-                if line.contains("fencing_token") {
-                    let _ = told.send(());
-                }
-            }
-        });
-        ready.recv_timeout(std::time::Duration::from_secs(20)).expect("the agent never led");
-        running
-    }
-
-    fn signal(&self, name: &str) {
-        let sent = Command::new("kill").args([format!("-{name}"), self.0.id().to_string()]).status().unwrap();
-        assert!(sent.success());
-    }
-}
-
-impl Drop for Running {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
-}
-
 #[test]
 fn f07_a_running_agent_takes_requests_and_ends_well_on_sigterm() {
     let desk = Desk::new();
-    let mut agent = Running::start(&desk);
+    let mut agent = RunningAgent::start_leading(desk.command(&["run"]));
     assert_eq!(desk.json(0, &["healthcheck"])["healthy"], true);
     let run = desk.json(0, &["job", "run", "full"]);
     assert_eq!(run["run"]["end"]["result"]["done"]["verdict"], "ok");
     assert_eq!(desk.json(11, &["run"])["error"]["code"], 11, "one agent per state directory");
     agent.signal("TERM");
-    assert_eq!(agent.0.wait().unwrap().code(), Some(0));
+    assert_eq!(agent.wait().code(), Some(0));
     assert!(!desk.site.root().join("state/agent.sock").exists());
     assert_eq!(desk.json(1, &["healthcheck"])["error"]["code"], 1);
 }
@@ -274,10 +241,11 @@ fn f07_a_running_agent_takes_requests_and_ends_well_on_sigterm() {
 #[test]
 fn f08_a_bad_configuration_on_sighup_keeps_the_old_one() {
     let desk = Desk::new();
-    let agent = Running::start(&desk);
+    let mut agent = RunningAgent::start_leading(desk.command(&["run"]));
     let good = std::fs::read_to_string(&desk.config).unwrap();
     std::fs::write(&desk.config, format!("{good}\nnonsense = 1\n")).unwrap();
     agent.signal("HUP");
+    assert!(agent.says("reload_refused").contains("nonsense"));
     std::fs::write(&desk.config, good).unwrap();
     assert_eq!(desk.json(0, &["job", "run", "full"])["run"]["end"]["result"]["done"]["verdict"], "ok");
 }
@@ -285,7 +253,7 @@ fn f08_a_bad_configuration_on_sighup_keeps_the_old_one() {
 #[test]
 fn f09_two_agents_on_one_cluster_have_one_leader() {
     let desk = Desk::new();
-    let _leader = Running::start(&desk);
+    let _leader = RunningAgent::start_leading(desk.command(&["run"]));
     let other = desk.site.root().join("other-state");
     let refused = desk.command(&["job", "run", "full", "--json"]).env("DBAGENT_STATE_DIR", &other).output().unwrap();
     assert_eq!(refused.status.code(), Some(11), "{}", String::from_utf8_lossy(&refused.stdout));

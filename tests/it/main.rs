@@ -12,6 +12,7 @@
 
 mod stage;
 
+mod agent_faults;
 mod architecture;
 mod bc003;
 mod bc003_data;

@@ -3,33 +3,40 @@
 //! The catalog's own terms fence a leader that does not notice in time; this lock keeps two from working at once.
 
 use std::collections::BTreeMap;
+use std::sync::PoisonError;
 use std::time::Duration;
 
+use chrono::{DateTime, Utc};
 use tokio::sync::watch;
 use tokio::time::timeout;
 
 use crate::app::App;
+use crate::app::agent::Current;
+use crate::catalog::{Inventory, Unsigned};
 use crate::model::verb::Verb;
 use crate::postgres::leader::LeaderLock;
 use crate::scheduler::Leadership;
 
-/// How often the lock is tried for, and looked after.
+/// How often the lock is tried for.
 const EVERY: Duration = Duration::from_secs(5);
 
-/// How long the lock's session may take to answer before the lock counts as lost.
-const ANSWER: Duration = Duration::from_secs(10);
+/// How long the repositories may take to say what earlier leaders did.
+const LOOK: Duration = Duration::from_secs(60);
 
 /// Tries to lead for ever, and tells `leadership` how it stands.
-pub(super) async fn lead(app: App, leadership: watch::Sender<Leadership>) {
+pub(super) async fn lead(current: Current, leadership: watch::Sender<Leadership>) {
+    let app = current.read().unwrap_or_else(PoisonError::into_inner).clone();
     let mut complained = false;
     loop {
         match try_once(&app).await {
-            Ok(Some(lock)) => {
+            Ok(Some(mut lock)) => {
                 complained = false;
-                let fencing_token = u64::try_from(app.clock.now().timestamp_micros()).unwrap_or_default();
-                leadership.send_replace(Leadership::Leader { fencing_token, handled: BTreeMap::new() });
-                hold(&app, &lock).await;
+                let lost = tokio::select! {
+                    lost = lock.lost(app.clock.as_ref()) => lost,
+                    never = take_over(&current, &leadership) => never,
+                };
                 leadership.send_replace(Leadership::Follower);
+                tracing::warn!(error = lost, "lost the leader's lock");
             }
             Ok(None) if !complained => {
                 tracing::info!("another agent leads this cluster; waiting");
@@ -51,16 +58,39 @@ async fn try_once(app: &App) -> Result<Option<LeaderLock>, String> {
     LeaderLock::take(&connection, &app.loaded.config.cluster).await.map_err(|error| error.full_message())
 }
 
-/// Returns when the lock is lost.
-async fn hold(app: &App, lock: &LeaderLock) {
-    loop {
-        app.clock.sleep(EVERY).await;
-        let lost = match timeout(ANSWER, lock.require_held()).await {
-            Ok(Ok(())) => continue,
-            Ok(Err(error)) => error.full_message(),
-            Err(_) => format!("no answer within {ANSWER:?}"),
-        };
-        tracing::warn!(error = lost, "lost the leader's lock");
-        return;
+/// Leads from now on, knowing what earlier leaders did. Never comes to an end by itself.
+async fn take_over(current: &Current, leadership: &watch::Sender<Leadership>) -> String {
+    let app = current.read().unwrap_or_else(PoisonError::into_inner).clone();
+    let handled = timeout(LOOK, settled(&app)).await.unwrap_or_else(|_| {
+        tracing::warn!("the repositories do not say what earlier leaders did; jobs may run once more than needed");
+        BTreeMap::new()
+    });
+    let fencing_token = u64::try_from(app.clock.now().timestamp_micros()).unwrap_or_default();
+    leadership.send_replace(Leadership::Leader { fencing_token, handled });
+    std::future::pending().await
+}
+
+/// Up to when each job that makes artifacts is settled: the beginning of its newest run that reached all of the job's
+/// repositories. One that cannot be read settles nothing: better a dump too many than one too few.
+async fn settled(app: &App) -> BTreeMap<String, DateTime<Utc>> {
+    let (Ok(plan), Ok((repositories, unopened))) = (app.plan(), app.try_repositories(None).await) else {
+        return BTreeMap::new();
+    };
+    let mut newest: BTreeMap<(String, String), DateTime<Utc>> = BTreeMap::new();
+    for repository in &repositories {
+        match Inventory::read(repository, Unsigned::Refuse, app.clock.now()).await {
+            Ok(inventory) => newest.extend(inventory.artifacts.into_iter().map(|artifact| {
+                // Oldest first, so that the newest of a job stays.
+                ((artifact.repository, artifact.manifest.job), artifact.manifest.started)
+            })),
+            Err(error) => tracing::warn!(repository = repository.name, %error, "cannot say what earlier leaders did"),
+        }
     }
+    let names = || repositories.iter().map(|each| &each.name).chain(unopened.iter().map(|(name, _)| name));
+    let settled = plan.job.iter().filter_map(|(name, job)| {
+        let written = names().filter(|repository| job.writes_to(repository));
+        let all: Option<Vec<_>> = written.map(|each| newest.get(&(each.clone(), name.clone())).copied()).collect();
+        Some((name.clone(), all?.into_iter().min()?))
+    });
+    settled.collect()
 }

@@ -88,8 +88,8 @@ pub async fn run(app: App) -> Result<(), Failure> {
     };
     let agent = Agent::new(limits(&app), doors);
     let listening = socket::listen(&app, commands.clone())?;
+    let leading = tokio::spawn(leader::lead(current.clone(), leadership));
     let signalled = tokio::spawn(signals::watch(current, commands)?);
-    let leading = tokio::spawn(leader::lead(app.clone(), leadership));
     let logging = tokio::spawn(log::write(told));
     agent.run(jobs).await;
     for task in [&signalled, &leading, &listening] {

@@ -58,6 +58,24 @@ impl Stopper {
     }
 }
 
+impl Stopper {
+    /// Kills the child when the value that comes back is dropped, unless it has ended by then.
+    pub fn kill_on_drop(&self) -> KillOnDrop {
+        KillOnDrop(self.clone())
+    }
+}
+
+/// Kills a child when it is dropped. For work that can be dropped while a thread of its own waits for the child.
+#[derive(Debug)]
+pub struct KillOnDrop(Stopper);
+
+impl Drop for KillOnDrop {
+    fn drop(&mut self) {
+        self.0.0.stopped.store(true, Ordering::SeqCst);
+        self.0.0.send(Signal::KILL);
+    }
+}
+
 #[derive(Debug)]
 struct Control {
     /// The group's number, until its leader is reaped.

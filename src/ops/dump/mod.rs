@@ -82,7 +82,7 @@ pub struct Doors {
 /// Makes one artifact.
 pub async fn run(options: &Options, doors: &Doors, setting: &Setting) -> Result<Outcome, Failure> {
     let started = setting.clock.now();
-    let name = free_name(options, doors, started).await?;
+    let name = setting.unless_stopped("find a name for the dump", free_name(options, doors, started)).await?;
     if let (true, Some((_, failure))) = (doors.repositories.is_empty(), doors.unopened.first()) {
         let message = format!("store the dump: {}", failure.full_message());
         return Err(Failure::new(failure.kind, message).hint(failure.hint.clone().unwrap_or_default()));
@@ -94,10 +94,12 @@ pub async fn run(options: &Options, doors: &Doors, setting: &Setting) -> Result<
         large_objects: options.large_objects,
         lock_timeout: options.lock_timeout,
     };
-    let coordinator = Coordinator::begin(&doors.connection, &scope, setting.clock.as_ref()).await?;
+    let beginning = async { Ok(Coordinator::begin(&doors.connection, &scope, setting.clock.as_ref()).await?) };
+    let coordinator = setting.unless_stopped("take the dump's snapshot", beginning).await?;
     pass(FailPoint::DumpSnapshot)?;
     findings.extend(large_object_finding(&coordinator, options));
-    let mut targets = open_targets(options, doors, &coordinator, started).await?;
+    let opening = open_targets(options, doors, &coordinator, started);
+    let mut targets = setting.unless_stopped("open the repositories", opening).await?;
 
     let maker = ObjectMaker { options, doors, setting, coordinator: &coordinator, name: &name };
     let content = maker.make_all(&mut targets).await?;

@@ -118,6 +118,10 @@ impl ObjectMaker<'_> {
         expected: Option<u64>,
     ) -> Result<Flowed, Failure> {
         let child = Child::spawn(&spec)?;
+        let stopper = child.stopper();
+        // The thread that reads it may wait for its next byte for as long as the limits allow: a run that is stopped or
+        // dropped must not leave it behind.
+        let _killed = stopper.kill_on_drop();
         pass(FailPoint::DumpSpawned)?;
         let recipe = Recipe {
             rows: role == ObjectRole::Data,
@@ -127,7 +131,15 @@ impl ObjectMaker<'_> {
         };
         let progress = Arc::new(Progress::default());
         let flowing = store::store(Box::new(child), recipe, destinations, &progress, self.setting.stop.clone());
-        Ok(telling(&self.setting.events, &progress, expected, flowing).await?)
+        let stopped = async {
+            self.setting.stop.cancelled().await;
+            stopper.stop();
+            std::future::pending().await
+        };
+        tokio::select! {
+            flowed = telling(&self.setting.events, &progress, expected, flowing) => Ok(flowed?),
+            never = stopped => never,
+        }
     }
 }
 

@@ -1,5 +1,6 @@
 //! What the tests stand on: real servers on temporary directories, and data.
 
+pub mod agent;
 pub(crate) mod gpg;
 pub mod moto;
 pub mod objects;

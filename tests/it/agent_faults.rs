@@ -1,0 +1,269 @@
+//! What real agents do, as processes: killed, suspended, stopped at any moment, cut off from PostgreSQL.
+
+use std::process::Command;
+use std::time::Duration;
+
+use chrono::Utc;
+use serde_json::Value;
+
+use crate::cli::Desk;
+use crate::stage::agent::{MovableClock, RunningAgent, clients_of, until_next_hour};
+use crate::stage::s3::S3Server;
+use crate::stage::s3_fault::{Action, Rule};
+
+/// Sessions that hold the leader's lock.
+const LEADERS: &str = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND classid = 1684169063 AND granted";
+
+/// Cuts the session that holds the leader's lock.
+const CUT_THE_LEADER: &str = "SELECT count(pg_terminate_backend(pid, 5000)) FROM pg_locks \
+    WHERE locktype = 'advisory' AND classid = 1684169063 AND granted";
+
+/// A plan with the dump of the shop every hour, and nothing else.
+fn hourly(desk: &Desk) {
+    let path = desk.site.root().join("plan.toml");
+    let plan = std::fs::read_to_string(&path).unwrap();
+    let plan = plan.replace("schedule = '0 3 * * *'", "schedule = '0 * * * *'\nretry = { attempts = 1 }");
+    std::fs::write(path, plan).unwrap();
+}
+
+/// The agent that works in the state directory `state`.
+fn agent_in(desk: &Desk, state: &str, clock: &MovableClock) -> Command {
+    let mut command = desk.command(&["run"]);
+    command.env("DBAGENT_STATE_DIR", desk.site.root().join(state));
+    clock.show(&mut command);
+    command
+}
+
+/// What a command answers in the state directory `state`, on `clock`.
+fn asked_in(desk: &Desk, state: &str, clock: &MovableClock, arguments: &[&str]) -> Value {
+    let mut command = desk.command(arguments);
+    command.arg("--json").env("DBAGENT_STATE_DIR", desk.site.root().join(state));
+    clock.show(&mut command);
+    let output = command.output().unwrap();
+    // 3: what a killed leader left is a finding.
+    assert!(matches!(output.status.code(), Some(0 | 3)), "{arguments:?}: {}", String::from_utf8_lossy(&output.stdout));
+    serde_json::from_slice(&output.stdout).unwrap()
+}
+
+/// Runs that ended well in the history of `state`, once the agent there has done what is due now.
+fn runs_in(desk: &Desk, state: &str, clock: &MovableClock) -> Vec<Value> {
+    asked_in(desk, state, clock, &["healthcheck"]);
+    let history = asked_in(desk, state, clock, &["job", "history", "full"]);
+    history["history"].as_array().unwrap().iter().map(|each| each["run"].clone()).collect()
+}
+
+#[cfg(feature = "failpoints")]
+#[test]
+fn f09_of_several_agents_one_leads_and_whoever_dies_no_run_is_lost_or_doubled() {
+    let desk = Desk::new();
+    hourly(&desk);
+    let clock = MovableClock::new(desk.site.root());
+    clock.set(until_next_hour(Utc::now(), 3));
+    // The first leader dies in the middle of its run.
+    let mut first = agent_in(&desk, "first", &clock);
+    first.env("DBAGENT_FAILPOINT", "catalog.claimed=kill").env("DBAGENT_FAILPOINT_LOG", desk.site.root().join("fired"));
+    let mut first = RunningAgent::start_leading(first);
+    let names = ["second", "third", "fourth"];
+    let mut others: Vec<(&str, RunningAgent)> = names
+        .into_iter()
+        .map(|name| {
+            let mut agent = RunningAgent::start(agent_in(&desk, name, &clock));
+            agent.says("another agent leads");
+            (name, agent)
+        })
+        .collect();
+    assert_eq!(desk.site.ask(LEADERS), "1");
+    assert_eq!(std::os::unix::process::ExitStatusExt::signal(&first.wait()), Some(9));
+    assert_eq!(std::fs::read_to_string(desk.site.root().join("fired")).unwrap().lines().count(), 1);
+
+    // Another takes over and does what the dead one owed; the others find it done.
+    let (runner, mut leader) = next_leader(&mut others);
+    leader.says("done: ");
+    let runs = runs_in(&desk, runner, &clock);
+    assert_eq!(runs.len(), 1, "{runs:?}");
+    let backups =
+        |state: &str| asked_in(&desk, state, &clock, &["backup", "list"])["backups"].as_array().unwrap().len();
+    assert_eq!(backups(runner), 1);
+    for _ in 0..others.len() {
+        assert_eq!(desk.site.ask(LEADERS), "1");
+        leader.signal("KILL");
+        leader.wait();
+        let next = next_leader(&mut others);
+        leader = next.1;
+        assert!(runs_in(&desk, next.0, &clock).is_empty(), "{} ran what was done: {}", next.0, leader.said());
+        assert_eq!((desk.site.ask(LEADERS), backups(next.0)), ("1".to_owned(), 1));
+    }
+}
+
+/// The one of `agents` that says that it leads next; it is taken out.
+#[cfg(feature = "failpoints")]
+fn next_leader<'a>(agents: &mut Vec<(&'a str, RunningAgent)>) -> (&'a str, RunningAgent) {
+    let deadline = std::time::Instant::now() + Duration::from_secs(30);
+    loop {
+        let leads = |agent: &mut RunningAgent| {
+            agent.said().lines().any(|line| line.contains("fencing_token") && !line.contains("null"))
+        };
+        if let Some(at) = agents.iter_mut().position(|(_, agent)| leads(agent)) {
+            return agents.remove(at);
+        }
+        assert!(std::time::Instant::now() < deadline, "nobody took over");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+#[test]
+fn f10_a_leader_whose_session_is_cut_knows_it_before_anybody_else_leads() {
+    let desk = Desk::new();
+    let clock = MovableClock::new(desk.site.root());
+    let mut agent = RunningAgent::start_leading(agent_in(&desk, "first", &clock));
+    for _ in 0..2 {
+        assert_eq!(desk.site.ask(CUT_THE_LEADER), "1");
+        let cut = std::time::Instant::now();
+        agent.follows();
+        // Others try for the lock every five seconds: whoever waits to be asked learns too late.
+        assert!(cut.elapsed() < Duration::from_secs(2), "it took {:?}", cut.elapsed());
+        agent.leads();
+    }
+}
+
+#[test]
+fn f10_a_job_run_by_hand_that_loses_the_lock_at_its_commit_commits_nothing() {
+    f10_at_the_commit(&[]);
+}
+
+#[test]
+fn f10_an_agents_run_that_loses_the_lock_at_its_commit_commits_nothing() {
+    f10_at_the_commit(&["agent"]);
+}
+
+/// Cuts the leader's session while S3 holds up the commit of a dump, by hand or through an agent.
+fn f10_at_the_commit(agent: &[&str]) {
+    let s3 = S3Server::start();
+    let desk = Desk::with_s3(&s3);
+    let text = std::fs::read_to_string(&desk.config).unwrap();
+    let (before, after) = text.split_once("[repository.local]").unwrap();
+    let (_, after) = after.split_once("[encryption]").unwrap();
+    std::fs::write(&desk.config, format!("{before}[encryption]{after}")).unwrap();
+    let plan = desk.site.root().join("plan.toml");
+    let text = std::fs::read_to_string(&plan).unwrap();
+    std::fs::write(&plan, text.replace("local = '30 days', ", "")).unwrap();
+    let agent = agent.first().map(|_| RunningAgent::start_leading(desk.command(&["run"])));
+
+    s3.fault(Rule::once("PUT", ".sha256", Action::Delay(Duration::from_secs(2))));
+    let mut run = desk.command(&["job", "run", "full", "--json"]);
+    let run = run.stdout(std::process::Stdio::piped()).stderr(std::process::Stdio::piped()).spawn().unwrap();
+    let deadline = std::time::Instant::now() + Duration::from_secs(30);
+    while s3.fired() == 0 {
+        assert!(std::time::Instant::now() < deadline, "the dump never came to its commit");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    assert_eq!(desk.site.ask(CUT_THE_LEADER), "1");
+    let output = run.wait_with_output().unwrap();
+    let text = String::from_utf8_lossy(&output.stdout);
+    assert_eq!(output.status.code(), Some(1), "{text}");
+    assert!(text.contains("leadership"), "{text}");
+    drop(agent);
+    assert!(desk.json(0, &["backup", "list"])["backups"].as_array().unwrap().is_empty());
+    assert_eq!(desk.json(0, &["job", "run", "full"])["run"]["end"]["result"]["done"]["verdict"], "ok");
+}
+
+#[test]
+fn f12_an_agent_suspended_for_hours_runs_once_and_goes_on_as_before() {
+    let desk = Desk::new();
+    hourly(&desk);
+    let clock = MovableClock::new(desk.site.root());
+    let start = until_next_hour(Utc::now(), 1800);
+    clock.set(start);
+    let mut agent = RunningAgent::start_leading(agent_in(&desk, "state", &clock));
+    agent.signal("STOP");
+    clock.set(start + 5 * 3600);
+    agent.signal("CONT");
+    let runs = runs_in(&desk, "state", &clock);
+    agent.says("done: ");
+    assert!(runs.len() <= 1, "a burst: {runs:?}");
+    let runs = runs_in(&desk, "state", &clock);
+    assert_eq!((runs.len(), &runs[0]["missed"]), (1, &Value::from(4)), "{runs:?}");
+    assert_eq!(runs[0]["trigger"], "catch-up");
+    // The next hour comes in its time.
+    clock.set(start + 5 * 3600 + 1800);
+    asked_in(&desk, "state", &clock, &["healthcheck"]);
+    agent.says("done: ");
+    let runs = runs_in(&desk, "state", &clock);
+    assert_eq!(runs.len(), 2, "{runs:?}");
+    assert!(runs.iter().any(|run| run["trigger"] == "schedule"), "{runs:?}");
+}
+
+/// Whether `holds` does within a second, less than what pg_dump needs to end by itself: the kernel takes its moment.
+fn comes_true(holds: impl Fn() -> bool) -> bool {
+    let deadline = std::time::Instant::now() + Duration::from_secs(1);
+    while std::time::Instant::now() < deadline {
+        if holds() {
+            return true;
+        }
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    holds()
+}
+
+/// Steps of a dump, as the agent tells them.
+const STEPS: [&str; 5] =
+    ["taking the snapshot", "dumping the roles", "dumping the schema", "dumping 7 tables", "committing and reading"];
+
+/// In turn: time to end the run, hardly any, and time that a second signal takes away.
+const GRACES: [&str; 3] = ["25 s", "1 s", "30 s"];
+
+/// Temporary files in the repository.
+fn unfinished(desk: &Desk) -> String {
+    let found = Command::new("find").arg(desk.site.root().join("local")).args(["-name", "*.part"]).output().unwrap();
+    String::from_utf8(found.stdout).unwrap()
+}
+
+/// Stops an agent at `rounds` moments of a run, gently and at once in turn, and looks at what is left.
+fn stop_at_moments(rounds: usize) {
+    let desk = Desk::new();
+    let (mut whole, mut cut_off, mut left_before) = (0, 0, String::new());
+    for round in 0..rounds {
+        let mut command = desk.command(&["run"]);
+        let grace = GRACES[round % 3];
+        command.env("DBAGENT_AGENT__SHUTDOWN_GRACE", grace);
+        let mut agent = RunningAgent::start_leading(command);
+        let mut asked = desk.command(&["job", "run", "full", "--json"]);
+        let asked = asked.stdout(std::process::Stdio::piped()).spawn().unwrap();
+        agent.says(STEPS[round % STEPS.len()]);
+        std::thread::sleep(Duration::from_micros(rand::random::<u64>() % 60_000));
+        agent.signal("TERM");
+        let at_once = round % 3 == 2;
+        if at_once {
+            agent.signal("TERM");
+        }
+        assert_eq!(agent.wait().code(), Some(0), "round {round}: {}", agent.said());
+        for program in ["pg_dump", "pg_dumpall"] {
+            let left = || clients_of(desk.site.server.directory(), program);
+            assert!(comes_true(|| left().is_empty()), "round {round} left {program} {:?}", left());
+        }
+        // Only a second signal takes it the time to clean up; expiry does it then.
+        assert!(at_once || unfinished(&desk) == left_before, "round {round} left {}", unfinished(&desk));
+        left_before = unfinished(&desk);
+        let done = asked.wait_with_output().unwrap().status.success();
+        cut_off += usize::from(!done);
+        // Who is cut off right after the manifest was put does not learn that the dump is there; it is whole all the same.
+        let listed = desk.json(0, &["backup", "list"])["backups"].as_array().unwrap().len();
+        let expected = whole + usize::from(done);
+        let late = usize::from(!done && grace != GRACES[0]);
+        assert!((expected..=expected + late).contains(&listed), "round {round}: {listed} listed: {}", agent.said());
+        whole = listed;
+    }
+    assert!(whole > 0 && (rounds < 6 || cut_off > 0), "{whole} ended, {cut_off} were cut off");
+    let mut expire = desk.command(&["expire", "--yes"]);
+    let expired = expire.env("DBAGENT_AGENT__EXPIRE_GRACE", "0 seconds").output().unwrap();
+    assert!(matches!(expired.status.code(), Some(0 | 3)), "{expired:?}");
+    assert_eq!(unfinished(&desk), "");
+    let verified = desk.json(0, &["backup", "verify", "--deep"]);
+    assert!(verified["verified"].as_array().unwrap().iter().all(|copy| copy["good"] == true));
+    desk.json(0, &["restore", "--database", "shop", "--to-database", "copy"]);
+}
+
+#[test]
+fn f07_f08_stopped_at_any_moment_of_a_run_an_agent_leaves_no_child_and_nothing_half_made() {
+    stop_at_moments(if cfg!(feature = "long") { 200 } else { 6 });
+}
