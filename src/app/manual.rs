@@ -4,7 +4,7 @@ use crate::app::App;
 use crate::app::agent::{AgentClient, Answer};
 use crate::catalog::history::{Entry, Interruption, RunRecord, RunResult, Trigger};
 use crate::model::event::Events;
-use crate::model::failure::{Failure, FailureKind};
+use crate::model::failure::{Failure, FailureKind, with_causes};
 use crate::model::verb::Verb;
 use crate::ops::Setting;
 use crate::postgres::leader::LeaderLock;
@@ -56,15 +56,16 @@ impl App {
             completes: None,
             end: None,
         };
+        // As in the agent: a run without a note is better than no run.
         let remember = |entry: &Entry| {
-            history
-                .append(entry, self.clock.now())
-                .map_err(|error| Failure::new(FailureKind::Failed, error.to_string()).because(error))
+            if let Err(error) = history.append(entry, self.clock.now()) {
+                tracing::warn!(error = with_causes(&error), "cannot write the run history");
+            }
         };
-        remember(&Entry::Begun(record.clone()))?;
+        remember(&Entry::Begun(record.clone()));
         let result = self.run_under(&mut lock, name, &setting).await;
         let record = record.ended(self.clock.now(), result);
-        remember(&Entry::Ended(record.clone()))?;
+        remember(&Entry::Ended(record.clone()));
         Ok(record)
     }
 

@@ -69,7 +69,10 @@ impl Log {
 
     /// A log shorter than one already seen, or with another entry at the same number, was rolled back or replaced.
     fn compare_with_memory(&mut self, repository: &Repository) -> Result<(), CatalogError> {
-        let Some(seen) = repository.recall()? else { return repository.remember(&self.head) };
+        let Some(seen) = repository.recall()? else {
+            repository.remember(&self.head);
+            return Ok(());
+        };
         let same = match self.entries.get(usize::try_from(seen.sequence).unwrap_or(usize::MAX)) {
             Some(next) => next.previous == seen.digest,
             None => self.head.sequence == seen.sequence && self.head.digest == seen.digest,
@@ -86,7 +89,8 @@ impl Log {
             ));
             return Ok(());
         }
-        repository.remember(&self.head)
+        repository.remember(&self.head);
+        Ok(())
     }
 }
 

@@ -7,6 +7,7 @@ use crate::catalog::entry::Head;
 use crate::catalog::error::{CatalogError, CatalogErrorKind};
 use crate::catalog::repository::Repository;
 use crate::host::{FileErrorKind, durable};
+use crate::model::failure::with_causes;
 use crate::storage::StorageErrorKind;
 
 /// Largest memory file read, in bytes.
@@ -27,17 +28,18 @@ impl Repository {
         }
     }
 
-    /// Remembers `head` as the newest seen.
-    pub(in crate::catalog) fn remember(&self, head: &Head) -> Result<(), CatalogError> {
-        let Some(path) = &self.memory else { return Ok(()) };
-        if self.recall()?.is_some_and(|seen| seen == *head) {
-            return Ok(());
+    /// Remembers `head` as the newest seen. Where that cannot be written (a full disk), it is said and work goes on: the
+    /// memory is a cache, and neither a backup nor a restore must fail for it.
+    pub(in crate::catalog) fn remember(&self, head: &Head) {
+        let Some(path) = &self.memory else { return };
+        if self.recall().is_ok_and(|seen| seen.is_some_and(|seen| seen == *head)) {
+            return;
         }
-        let failed = |error: Box<dyn std::error::Error + Send + Sync>| {
-            let message = format!("remember the newest catalog entry in {}", path.display());
-            CatalogError::new(CatalogErrorKind::Storage(StorageErrorKind::Other), message).because(error)
-        };
-        let bytes = serde_json::to_vec(head).map_err(|error| failed(error.into()))?;
-        durable::replace(path, &bytes).map_err(|error| failed(error.into()))
+        let written = serde_json::to_vec(head)
+            .map_err(|error| error.to_string())
+            .and_then(|bytes| durable::replace(path, &bytes).map_err(|error| with_causes(&error)));
+        if let Err(error) = written {
+            tracing::warn!(repository = self.name, error, "cannot remember the newest catalog entry");
+        }
     }
 }

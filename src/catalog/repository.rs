@@ -190,7 +190,7 @@ impl Repository {
         let stored = entry.seal(self.signer()?)?;
         let next = head.after(&entry, &stored);
         self.write(&names::entry(entry.sequence)?, stored).await?;
-        self.remember(&next)?;
+        self.remember(&next);
         Ok(next)
     }
 

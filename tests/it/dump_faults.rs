@@ -78,7 +78,7 @@ fn clear_leftovers(desk: &crate::cli::Desk) {
 }
 
 /// A directory of client programs in which pg_dump is `script` and the others are the real ones.
-fn tools_with(site: &Site, script: &str) -> std::path::PathBuf {
+pub fn tools_with(site: &Site, script: &str) -> std::path::PathBuf {
     let directory = site.directory("bin");
     let real = site.tools().pg_dump.path.parent().unwrap().to_owned();
     for name in ["pg_dumpall", "pg_restore"] {

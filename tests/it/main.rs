@@ -26,6 +26,7 @@ mod config_plan;
 mod demo;
 mod dump;
 mod dump_faults;
+mod dump_host_faults;
 mod dump_s3;
 mod durable;
 #[cfg(feature = "failpoints")]

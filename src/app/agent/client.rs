@@ -1,6 +1,7 @@
 //! Asking a running agent from another process.
 
 use std::io;
+use std::time::Duration;
 
 use serde::Deserialize;
 use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader};
@@ -10,6 +11,9 @@ use crate::app::App;
 use crate::app::agent::socket::{self, Request};
 use crate::catalog::history::{RecordedFailure, RunRecord};
 use crate::model::failure::{Failure, FailureKind};
+
+/// An agent that does not say how it stands within this time is not well.
+const STATUS_WITHIN: Duration = Duration::from_secs(10);
 
 /// A connection to the running agent, good for one question.
 #[derive(Debug)]
@@ -52,7 +56,10 @@ impl AgentClient {
 
     /// Asks how the jobs stand.
     pub async fn status(self) -> Result<Answer, Failure> {
-        self.ask(&Request::Status).await
+        tokio::time::timeout(STATUS_WITHIN, self.ask(&Request::Status)).await.unwrap_or_else(|_| {
+            let message = format!("ask the running agent: no answer within {STATUS_WITHIN:?}");
+            Err(Failure::new(FailureKind::Failed, message).hint("See what it logs; it may be out of resources."))
+        })
     }
 
     async fn ask(self, request: &Request) -> Result<Answer, Failure> {

@@ -56,7 +56,7 @@ impl App {
         FileLock::take(&path, label).map_err(|error| match error {
             LockError::Held { .. } => Failure::new(FailureKind::LockHeld, error.to_string())
                 .hint("Stop the other one, or give this one another state_dir."),
-            error => Failure::new(FailureKind::Failed, error.to_string()),
+            error => Failure::new(FailureKind::Failed, error.to_string()).because(error),
         })
     }
 

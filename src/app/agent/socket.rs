@@ -4,6 +4,7 @@
 
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader};
@@ -16,6 +17,9 @@ use crate::catalog::history::{RecordedFailure, RunRecord};
 use crate::host::durable;
 use crate::model::failure::{Failure, FailureKind};
 use crate::scheduler::{Command, JobStatus};
+
+/// How long to wait before requests are taken again after one could not be.
+const ACCEPT_AGAIN: Duration = Duration::from_millis(500);
 
 /// What the agent is asked.
 #[derive(Debug, Serialize, Deserialize)]
@@ -52,8 +56,18 @@ pub(super) fn listen(app: &App, commands: mpsc::Sender<Command>) -> Result<JoinH
     let listener = UnixListener::bind(&path).map_err(|error| failed(error.into()))?;
     let private = std::fs::Permissions::from_mode(0o600);
     std::fs::set_permissions(&path, private).map_err(|error| failed(error.into()))?;
+    let clock = app.clock.clone();
     Ok(tokio::spawn(async move {
-        while let Ok((stream, _)) = listener.accept().await {
+        loop {
+            let stream = match listener.accept().await {
+                Ok((stream, _)) => stream,
+                Err(error) => {
+                    // Out of file descriptors, most likely: it passes, and whoever asks waits in the queue.
+                    tracing::warn!(%error, "cannot take a request; trying on");
+                    clock.sleep(ACCEPT_AGAIN).await;
+                    continue;
+                }
+            };
             let commands = commands.clone();
             tokio::spawn(async move {
                 if let Err(error) = answer(stream, commands).await {
