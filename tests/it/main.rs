@@ -25,6 +25,7 @@ mod config;
 mod config_plan;
 mod demo;
 mod dump;
+mod dump_data_faults;
 mod dump_faults;
 mod dump_host_faults;
 mod dump_s3;

@@ -4,6 +4,7 @@
 //! held back uncommitted until all three sources have ended well. Only then are they committed, read back, and given
 //! their manifest. A repository that fails is left behind without holding up the others.
 
+mod advice;
 mod draft;
 mod object;
 mod target;
@@ -102,7 +103,10 @@ pub async fn run(options: &Options, doors: &Doors, setting: &Setting) -> Result<
     let mut targets = setting.unless_stopped("open the repositories", opening).await?;
 
     let maker = ObjectMaker { options, doors, setting, coordinator: &coordinator, name: &name };
-    let content = maker.make_all(&mut targets).await?;
+    let content = match maker.make_all(&mut targets).await {
+        Ok(content) => content,
+        Err(failure) => return Err(advice::advise(failure, &coordinator).await),
+    };
     coordinator.require_alive().await?;
     setting.require_going_on("commit the dump")?;
 

@@ -30,7 +30,8 @@ pub(super) fn require_none(faults: Vec<Fault>) -> Result<(), PostgresError> {
         .hint(format!("As the owner or a superuser: {}", cures.join(" "))))
 }
 
-pub(super) async fn source(client: &Client) -> Result<SourceRecord, PostgresError> {
+/// The database, and whether its server is a standby.
+pub(super) async fn source(client: &Client) -> Result<(SourceRecord, bool), PostgresError> {
     let row = client.query_one(include_str!("../../../sql/dump/source.sql"), &[]).await?;
     let mut source = SourceRecord {
         system_identifier: None,
@@ -53,7 +54,26 @@ pub(super) async fn source(client: &Client) -> Result<SourceRecord, PostgresErro
         source.timeline = timeline.and_then(|timeline| u32::try_from(timeline).ok()).map(Timeline);
         source.system_identifier = system.and_then(|system| SystemId::try_from(system).ok());
     }
-    Ok(source)
+    Ok((source, row.get(6)))
+}
+
+/// Errors with the first name that pg_dump would write in another encoding than ours. Rows are dumped in the server's
+/// encoding, whatever it is; names are compared and sent by us, in UTF-8. (In SQL_ASCII names are what they are.)
+pub(super) fn require_plain_names(source: &SourceRecord, tables: &[CoveredTable]) -> Result<(), PostgresError> {
+    if matches!(source.encoding.as_str(), "UTF8" | "SQL_ASCII") {
+        return Ok(());
+    }
+    let is_plain = |covered: &&CoveredTable| {
+        let table = &covered.table;
+        [&table.schema, &table.name].into_iter().chain(&covered.columns).all(|name| name.is_ascii())
+    };
+    let Some(odd) = tables.iter().find(|covered| !is_plain(covered)) else { return Ok(()) };
+    let message = format!(
+        "dump {} of a database in {}: its name, or a column's, has letters outside ASCII",
+        odd.table, source.encoding
+    );
+    Err(PostgresError::new(PostgresErrorKind::Other, message)
+        .hint("Rename it, leave the table out of the job, or move the database to UTF8; values may have any letters."))
 }
 
 /// Errors with every table that cannot be read whole; asked before the locks, which need the same rights.

@@ -63,6 +63,7 @@ pub struct Coordinator {
     session: Session,
     snapshot: String,
     source: SourceRecord,
+    on_standby: bool,
     tables: Vec<CoveredTable>,
     all_tables: bool,
     sequences: Vec<SequenceRecord>,
@@ -118,9 +119,10 @@ impl Coordinator {
 
     async fn look_around(session: Session, scope: &DumpScope, snapshot: Snapshot) -> Result<Self, PostgresError> {
         let client = session.client();
-        let mut source = facts::source(client).await?;
+        let (mut source, on_standby) = facts::source(client).await?;
         source.snapshot = Some(snapshot.text);
         let tables = facts::tables(client, snapshot.covered, &source).await?;
+        facts::require_plain_names(&source, &tables)?;
         let mut faults = Vec::new();
         let (large_objects, unreadable) = facts::large_objects(client).await?;
         if scope.large_objects && unreadable > 0 {
@@ -131,12 +133,28 @@ impl Coordinator {
         facts::require_none(faults)?;
         let fingerprint = facts::fingerprint(client, &tables).await?;
         let (snapshot, all_tables, lock_timeout) = (snapshot.id, scope.tables.is_empty(), scope.lock_timeout);
-        Ok(Self { session, snapshot, source, tables, all_tables, sequences, fingerprint, large_objects, lock_timeout })
+        Ok(Self {
+            session,
+            snapshot,
+            source,
+            on_standby,
+            tables,
+            all_tables,
+            sequences,
+            fingerprint,
+            large_objects,
+            lock_timeout,
+        })
     }
 
     /// The exported snapshot's name, for `pg_dump --snapshot`.
     pub fn snapshot(&self) -> &str {
         &self.snapshot
+    }
+
+    /// Whether the server is a standby, whose replay may take the snapshot away.
+    pub fn is_on_standby(&self) -> bool {
+        self.on_standby
     }
 
     /// Longest wait for a lock, of pg_dump too.

@@ -11,6 +11,7 @@ mod s3_shelf;
 pub mod s3_storage;
 pub mod server;
 pub mod site;
+pub mod standby;
 pub mod tls;
 pub(crate) mod uploads;
 
