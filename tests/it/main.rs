@@ -29,6 +29,7 @@ mod dump_data_faults;
 mod dump_faults;
 mod dump_host_faults;
 mod dump_s3;
+mod dump_syscalls;
 mod durable;
 #[cfg(feature = "failpoints")]
 mod failpoint;
