@@ -9,19 +9,16 @@ use std::fmt;
 use chrono::{DateTime, Utc};
 
 use crate::model::id::ArtifactId;
-use crate::model::key::{InvalidKey, ObjectKey};
+use crate::model::key::{InvalidKey, OWN_FOLDERS, ObjectKey};
 use crate::model::manifest::{Encoding, ObjectRole};
 
 const MANIFEST: &str = ".manifest.json";
 const SIGNATURE: &str = ".manifest.json.sig";
 const CHECKSUMS: &str = ".sha256";
 const IDENTITY: &str = "repository.json";
-const LOG_FOLDER: &str = "catalog";
-const LEASE_FOLDER: &str = "leases";
-const PROBE_FOLDER: &str = "probe";
-
-/// Folders that never hold manifests of artifacts.
-const OWN_FOLDERS: [&str; 3] = [LOG_FOLDER, LEASE_FOLDER, PROBE_FOLDER];
+const LOG_FOLDER: &str = OWN_FOLDERS[0];
+const LEASE_FOLDER: &str = OWN_FOLDERS[1];
+const PROBE_FOLDER: &str = OWN_FOLDERS[2];
 
 /// The key of the object that says whose repository it is.
 pub fn identity() -> Result<ObjectKey, InvalidKey> {

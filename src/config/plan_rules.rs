@@ -7,6 +7,7 @@ use crate::config::plan::{Job, Plan};
 use crate::config::problems::Problems;
 use crate::config::rules::{Checklist, PartitionRule, PurgeRule, PurgeScope};
 use crate::model::keep::Keep;
+use crate::model::key::OWN_FOLDERS;
 use crate::model::retention::Policy;
 use crate::model::span::Span;
 use crate::model::table::TableName;
@@ -82,6 +83,7 @@ fn validate_job(plan: &Plan, key: &str, job: &Job, problems: &mut Problems<'_>) 
     for (name, text) in [("folder", &job.folder), ("name_prefix", &job.name_prefix)] {
         text.iter().for_each(|text| problems.check_component(&at(name), text));
     }
+    validate_folder(key, job, problems);
     let lengths = [
         ("timeout", job.timeout),
         ("no_progress_timeout", job.no_progress_timeout),
@@ -105,6 +107,18 @@ fn validate_job(plan: &Plan, key: &str, job: &Job, problems: &mut Problems<'_>) 
     validate_tables(&at("tables"), &job.tables, problems);
     let none = job.repositories.as_ref().is_some_and(Vec::is_empty);
     problems.error_if(none, &at("repositories"), "it could write nowhere; leave the key out to write to all");
+}
+
+/// A job stores under its own name unless it names a folder; what lies in the repository's own folders is never listed.
+fn validate_folder(key: &str, job: &Job, problems: &mut Problems<'_>) {
+    let name = key.rsplit_once('.').map_or(key, |(_, name)| name);
+    let (at, folder) = match &job.folder {
+        Some(folder) => (format!("{key}.folder"), folder.as_str()),
+        None => (key.to_owned(), name),
+    };
+    if MAKE_ARTIFACTS.contains(&job.verb) && OWN_FOLDERS.contains(&folder) {
+        problems.error(&at, format!("the folder {folder} is the repository's own; name another with `folder`"));
+    }
 }
 
 /// Keys that only some verbs take.
@@ -142,6 +156,8 @@ fn validate_after(plan: &Plan, key: &str, first: &str, job: &Job, problems: &mut
         }
         Some(other) => {
             problems.error_if(other.after.is_some(), key, "that job itself comes after another");
+            // Such a job would be shown and never run.
+            problems.error_if(job.verb.is_built(), key, "is not built yet; give the job a schedule of its own");
         }
     }
 }

@@ -9,6 +9,9 @@ use serde::{Deserialize, Serialize};
 
 use crate::model::failure::{Failure, FailureKind};
 
+/// Folders that a repository keeps for itself and that never hold artifacts: the catalog's log, leases, probes.
+pub const OWN_FOLDERS: [&str; 3] = ["catalog", "leases", "probe"];
+
 /// Longest key accepted, in bytes: S3's limit of 1,024 less room for a prefix.
 pub const MAX_KEY_BYTES: usize = 900;
 const MAX_COMPONENT_BYTES: usize = 230;

@@ -8,6 +8,7 @@ use tokio_postgres::Client;
 
 use crate::model::table::{QualifiedTable, quote_identifier};
 use crate::postgres::error::{PostgresError, PostgresErrorKind};
+use crate::postgres::tables;
 
 /// How many keys of refused rows are shown for one foreign key.
 const SHOWN_KEYS: i64 = 20;
@@ -37,10 +38,31 @@ pub struct Referenced {
     pub keys: Vec<String>,
 }
 
+/// Triggers that were silenced: quoted table, quoted name, and how each was enabled (`pg_trigger.tgenabled`).
+#[derive(Debug)]
+pub struct Triggers(Vec<(String, String, String)>);
+
+impl Triggers {
+    /// Enables each as it was: always, on a replica only, or ordinarily.
+    pub async fn wake(self, client: &Client) -> Result<(), PostgresError> {
+        for (table, name, enabled) in self.0 {
+            let how = match enabled.as_str() {
+                "A" => "ENABLE ALWAYS",
+                "R" => "ENABLE REPLICA",
+                _ => "ENABLE",
+            };
+            client.batch_execute(&format!("ALTER TABLE {table} {how} TRIGGER {name}")).await?;
+        }
+        Ok(())
+    }
+}
+
 /// A table, its key and its columns, beside the staging table that holds the rows wanted.
 #[derive(Clone, Debug)]
 pub struct Difference {
     table: String,
+    /// The table without the tables that inherit from it, whose rows are not the backup's.
+    own: String,
     key: Vec<String>,
     columns: Vec<String>,
 }
@@ -56,7 +78,9 @@ impl Difference {
             return Err(PostgresError::new(PostgresErrorKind::Other, message)
                 .hint("Restore it beside with --as, and compare there."));
         }
-        let difference = Self { table: table.quoted(), key, columns: columns.to_vec() };
+        let own = if tables::is_partitioned(client, table).await? { "" } else { "ONLY " };
+        let own = format!("{own}{}", table.quoted());
+        let difference = Self { table: table.quoted(), own, key, columns: columns.to_vec() };
         let (columns, table) = (list(columns, ""), &difference.table);
         let make = format!("CREATE TEMPORARY TABLE dbagent_staging AS SELECT {columns} FROM {table} WITH NO DATA");
         client.batch_execute(&make).await?;
@@ -76,7 +100,7 @@ impl Difference {
 
     /// Counts what differs.
     pub async fn count(&self, client: &Client) -> Result<Counts, PostgresError> {
-        let (table, on) = (&self.table, self.same_key());
+        let (table, on) = (&self.own, self.same_key());
         let missing = format!("SELECT count(*) FROM {STAGING} s WHERE NOT EXISTS (SELECT FROM {table} t WHERE {on})");
         let extra = format!("SELECT count(*) FROM {table} t WHERE {}", self.not_wanted());
         let differing =
@@ -94,9 +118,11 @@ impl Difference {
         let mut found = Vec::new();
         for row in foreign_keys {
             let (constraint, child, pairs): (String, String, String) = (row.get(0), row.get(1), row.get(2));
+            // A row that comes to refer to ours after we looked would be deleted with it.
+            client.batch_execute(&format!("LOCK TABLE {child} IN SHARE MODE")).await?;
             let what = format!(
                 "FROM {} t WHERE {} AND EXISTS (SELECT FROM {child} c WHERE {pairs})",
-                self.table,
+                self.own,
                 self.not_wanted()
             );
             let rows = count(client, &format!("SELECT count(*) {what}")).await?;
@@ -110,15 +136,19 @@ impl Difference {
     }
 
     /// Keeps the table's own triggers from changing what is put in (they would touch `updated_at`, write history …).
-    /// Foreign keys stay in force. Needs the table's owner.
-    pub async fn silence_triggers(&self, client: &Client, silent: bool) -> Result<(), PostgresError> {
-        let word = if silent { "DISABLE" } else { "ENABLE" };
-        Ok(client.batch_execute(&format!("ALTER TABLE {} {word} TRIGGER USER", self.table)).await?)
+    /// Foreign keys stay in force. Needs the table's owner. What [`Triggers::wake`] takes back.
+    pub async fn silence_triggers(&self, client: &Client) -> Result<Triggers, PostgresError> {
+        let rows = client.query(include_str!("../../sql/table/triggers.sql"), &[&self.table]).await?;
+        let triggers = Triggers(rows.iter().map(|row| (row.get(0), row.get(1), row.get(2))).collect());
+        for (table, name, _) in &triggers.0 {
+            client.batch_execute(&format!("ALTER TABLE {table} DISABLE TRIGGER {name}")).await?;
+        }
+        Ok(triggers)
     }
 
     /// Deletes rows that are not wanted.
     pub async fn delete_extra(&self, client: &Client) -> Result<u64, PostgresError> {
-        Ok(client.execute(&format!("DELETE FROM {} t WHERE {}", self.table, self.not_wanted()), &[]).await?)
+        Ok(client.execute(&format!("DELETE FROM {} t WHERE {}", self.own, self.not_wanted()), &[]).await?)
     }
 
     /// Updates rows whose contents differ.
@@ -133,7 +163,7 @@ impl Difference {
             .collect();
         let statement = format!(
             "UPDATE {} t SET {} FROM {STAGING} s WHERE {} AND ({})",
-            self.table,
+            self.own,
             set.join(", "),
             self.same_key(),
             self.other_content()
@@ -145,8 +175,9 @@ impl Difference {
     pub async fn insert_missing(&self, client: &Client) -> Result<u64, PostgresError> {
         let statement = format!(
             "INSERT INTO {table} ({columns}) OVERRIDING SYSTEM VALUE SELECT {selected} FROM {STAGING} s \
-             WHERE NOT EXISTS (SELECT FROM {table} t WHERE {on})",
+             WHERE NOT EXISTS (SELECT FROM {own} t WHERE {on})",
             table = self.table,
+            own = self.own,
             columns = list(&self.columns, ""),
             selected = list(&self.columns, "s."),
             on = self.same_key()

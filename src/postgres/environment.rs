@@ -30,12 +30,18 @@ const OPTIONS: &str = "-c bytea_output=hex -c TimeZone=UTC -c lc_monetary=C";
 pub struct ChildEnvironment {
     directory: TempDir,
     variables: BTreeMap<OsString, OsString>,
+    role: Option<String>,
 }
 
 impl ChildEnvironment {
     /// The variables to give to the child.
     pub fn variables(&self) -> &BTreeMap<OsString, OsString> {
         &self.variables
+    }
+
+    /// The argument that makes a tool act as our role: a login that inherits nothing can do nothing else.
+    pub(super) fn role_argument(&self) -> Option<OsString> {
+        self.role.as_ref().map(|role| format!("--role={role}").into())
     }
 
     /// The private directory of its files.
@@ -63,7 +69,7 @@ impl Connection {
             Some(directory) => directory,
             None => temporary_directory("dbagent-login-", &std::env::temp_dir(), None).map_err(unmade)?,
         };
-        let mut login = ChildEnvironment { directory, variables: BTreeMap::new() };
+        let mut login = ChildEnvironment { directory, variables: BTreeMap::new(), role: self.role.clone() };
         self.set_place(&mut login);
         self.set_password(&mut login)?;
         self.set_roots(&mut login)?;

@@ -70,7 +70,13 @@ fn archive_arguments(coordinator: &Coordinator) -> Vec<OsString> {
     ]
 }
 
-fn spec(program: &std::path::Path, arguments: Vec<OsString>, environment: &ChildEnvironment, label: &str) -> ChildSpec {
+fn spec(
+    program: &std::path::Path,
+    mut arguments: Vec<OsString>,
+    environment: &ChildEnvironment,
+    label: &str,
+) -> ChildSpec {
+    arguments.extend(environment.role_argument());
     let mut spec = ChildSpec::new(program, arguments);
     spec.environment = environment.variables().clone();
     spec.label = label.to_owned();

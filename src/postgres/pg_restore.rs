@@ -39,6 +39,7 @@ pub fn from_file(
     if options.no_owner {
         arguments.extend(["--no-owner".into(), "--no-privileges".into()]);
     }
+    arguments.extend(environment.role_argument());
     arguments.push(file.into());
     let mut spec = ChildSpec::new(&tools.pg_restore.path, arguments);
     spec.environment = environment.variables().clone();

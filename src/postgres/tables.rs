@@ -51,6 +51,12 @@ pub async fn analyze(client: &Client, table: &QualifiedTable, reindex: bool) -> 
     Ok(client.batch_execute(&format!("ANALYZE {quoted}")).await?)
 }
 
+/// Whether `table` has its rows in partitions.
+pub async fn is_partitioned(client: &Client, table: &QualifiedTable) -> Result<bool, PostgresError> {
+    let query = "SELECT relkind = 'p' FROM pg_catalog.pg_class WHERE oid = ($1::pg_catalog.text)::pg_catalog.regclass";
+    Ok(client.query_one(query, &[&table.quoted()]).await?.get(0))
+}
+
 /// How many blocks `table` has.
 pub async fn blocks(client: &Client, table: &QualifiedTable) -> Result<i64, PostgresError> {
     Ok(client.query_one(include_str!("../../sql/table/blocks.sql"), &[&table.quoted()]).await?.get(0))

@@ -208,6 +208,15 @@ fn bad_plans_are_told_with_line_and_key() {
         (job("retry = { attempts = 0 }"), "p.toml:3:22: job.x.retry.attempts: without a try nothing is done"),
         (job("retry = { atempts = 1 }"), "p.toml:3:11: job.x.retry.atempts: unknown key, did you mean \"attempts\"?"),
         (job("repositories = []"), "p.toml:3:16: job.x.repositories: it could write nowhere"),
+        (job("folder = \"leases\""), "p.toml:3:10: job.x.folder: the folder leases is the repository's own"),
+        (
+            "[job.catalog]\nverb = \"dump\"".into(),
+            "p.toml:1:1: job.catalog: the folder catalog is the repository's own",
+        ),
+        (
+            "[job.y]\nverb = \"dump\"\n[job.x]\nverb = \"dump\"\nafter = \"y\"".into(),
+            "p.toml:5:9: job.x.after: is not built yet; give the job a schedule of its own",
+        ),
         (job("after = \"y\""), "p.toml:3:9: job.x.after: the plan has no job \"y\""),
         (job("catch_up = \"twice\""), "p.toml:3:12: job.x.catch_up: unknown word \"twice\""),
         ("[job.x]\nverb = \"files\"".into(), "p.toml:1:1: job.x: the verb files needs a directory"),

@@ -10,6 +10,7 @@ use dbagent::model::failure::FailureKind;
 use dbagent::model::outcome::Verdict;
 use dbagent::ops::{dump, restore};
 use dbagent::pipeline::openpgp::{DecryptionKeys, Profile, Recipients, generate_encryption_pair};
+use dbagent::postgres::ConnectionRequest;
 use dbagent::storage::{DirectoryStorage, Fault, Faulty, MemoryStorage, Operation};
 
 #[cfg(feature = "failpoints")]
@@ -224,6 +225,31 @@ async fn f87_large_objects_come_back_or_their_absence_is_a_finding() {
     site.restore_database("copy").await.unwrap();
     let content = "SELECT md5(lo_get(424242))";
     assert_eq!(site.server.sql_in("copy", content).unwrap().trim(), site.ask(content));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_login_that_inherits_nothing_dumps_as_its_role_client_tools_included() {
+    let site = Site::new();
+    site.ask(
+        "CREATE ROLE reader BYPASSRLS; GRANT pg_read_all_data TO reader; CREATE ROLE agent LOGIN NOINHERIT IN ROLE reader; \
+         REVOKE CONNECT ON DATABASE shop FROM public; GRANT CONNECT ON DATABASE shop TO agent; \
+         CREATE SCHEMA hidden; CREATE TABLE hidden.thing (id int PRIMARY KEY); INSERT INTO hidden.thing VALUES (1)",
+    );
+    let place = site.connection();
+    let request = ConnectionRequest {
+        host: Some(place.host().to_string()),
+        port: Some(place.port()),
+        user: Some("agent".to_owned()),
+        database: Some("shop".to_owned()),
+        role: Some("reader".to_owned()),
+        ..ConnectionRequest::default()
+    };
+    let mut doors = site.dump_doors();
+    doors.connection = request.resolve().unwrap();
+    let options = dump::Options { tables: Vec::new(), ..site.dump_options() };
+    dump::run(&options, &doors, &site.setting()).await.unwrap();
+    site.restore_database("copy").await.unwrap();
+    assert_eq!(site.server.sql_in("copy", "SELECT id FROM hidden.thing").unwrap().trim(), "1");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -2,6 +2,7 @@
 
 use crate::stage::site::Site;
 use dbagent::model::failure::{Failure, FailureKind};
+use dbagent::ops::dump;
 use dbagent::ops::restore::{self, TableMode, TableOptions};
 use std::time::Duration;
 
@@ -131,4 +132,72 @@ async fn f78_a_table_altered_since_is_refused_with_what_changed() {
         "{}",
         refused.message
     );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn replace_leaves_the_rows_of_inheriting_tables_alone() {
+    let site = Site::new();
+    site.dump().await.unwrap();
+    site.ask(
+        "CREATE TABLE old_orders () INHERITS (orders); INSERT INTO old_orders (customer, note) VALUES (1, 'kept')",
+    );
+    site.ask("DELETE FROM ONLY orders WHERE id <= 100");
+    let (plan, _) = restore(&site, "orders", TableMode::Replace, false).await.unwrap();
+    let counts = plan.unwrap().counts;
+    assert_eq!((counts.missing, counts.differing, counts.extra), (100, 0, 0));
+    assert_eq!(site.ask("SELECT count(*) FROM ONLY orders"), "3000");
+    assert_eq!(site.ask("SELECT note FROM old_orders"), "kept");
+}
+
+const PARTS: &str = "CREATE TABLE parts (id int PRIMARY KEY, what text) PARTITION BY RANGE (id); \
+     CREATE TABLE parts_low PARTITION OF parts FOR VALUES FROM (0) TO (100); \
+     CREATE TABLE parts_high PARTITION OF parts FOR VALUES FROM (100) TO (200); \
+     CREATE TABLE uses (id int PRIMARY KEY, part int REFERENCES parts ON DELETE CASCADE); \
+     INSERT INTO parts SELECT n, 'part ' || n FROM generate_series(0, 49) n";
+
+#[tokio::test(flavor = "multi_thread")]
+async fn replacing_one_partition_never_cascades_by_keys_of_its_parent() {
+    let site = Site::new();
+    site.ask(PARTS);
+    let options = dump::Options { tables: Vec::new(), ..site.dump_options() };
+    dump::run(&options, &site.dump_doors(), &site.setting()).await.unwrap();
+    site.ask("INSERT INTO parts VALUES (60, 'new'); INSERT INTO uses VALUES (1, 60)");
+    for table in ["parts_low", "parts"] {
+        let refused = restore(&site, table, TableMode::Replace, false).await.unwrap_err();
+        assert_eq!(refused.kind, FailureKind::RefusedForSafety, "{table}: {}", refused.full_message());
+        assert!(refused.message.contains("uses_part_fkey"), "{}", refused.message);
+    }
+    assert_eq!(site.ask("SELECT count(*) FROM uses"), "1");
+    assert_eq!(site.ask("SELECT count(*) FROM parts"), "51");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_trigger_is_enabled_afterwards_as_it_was_before() {
+    let site = Site::new();
+    site.ask(PARTS);
+    site.ask(
+        "CREATE TRIGGER always BEFORE UPDATE ON parts FOR EACH ROW EXECUTE FUNCTION touch(); \
+         CREATE TRIGGER off BEFORE UPDATE ON parts FOR EACH ROW EXECUTE FUNCTION touch(); \
+         CREATE TRIGGER replica BEFORE UPDATE ON parts FOR EACH ROW EXECUTE FUNCTION touch(); \
+         CREATE TRIGGER \"Plain one\" BEFORE UPDATE ON parts FOR EACH ROW EXECUTE FUNCTION touch(); \
+         ALTER TABLE parts ENABLE ALWAYS TRIGGER always; ALTER TABLE parts DISABLE TRIGGER off; \
+         ALTER TABLE parts ENABLE REPLICA TRIGGER replica; ALTER TABLE parts_low ENABLE ALWAYS TRIGGER \"Plain one\"",
+    );
+    let options = dump::Options { tables: Vec::new(), ..site.dump_options() };
+    dump::run(&options, &site.dump_doors(), &site.setting()).await.unwrap();
+    let states = "SELECT string_agg(tgrelid::regclass || '.' || tgname || tgenabled::text, ' ' ORDER BY tgrelid::regclass::text, tgname) \
+                  FROM pg_trigger WHERE NOT tgisinternal";
+    let before = site.ask(states);
+    site.ask("ALTER TABLE parts DISABLE TRIGGER \"Plain one\"");
+    site.ask("DELETE FROM parts WHERE id = 7");
+    site.ask(
+        "ALTER TABLE parts ENABLE TRIGGER \"Plain one\"; ALTER TABLE parts_low ENABLE ALWAYS TRIGGER \"Plain one\"",
+    );
+    assert_eq!(site.ask(states), before);
+    for table in ["parts_low", "parts"] {
+        site.ask("DELETE FROM parts WHERE id = 8");
+        restore(&site, table, TableMode::Replace, false).await.unwrap();
+        assert_eq!(site.ask(states), before, "{table}");
+        assert_eq!(site.ask("SELECT what FROM parts WHERE id = 8"), "part 8");
+    }
 }

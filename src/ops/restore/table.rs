@@ -199,7 +199,7 @@ impl Work<'_> {
             session.batch("ROLLBACK").await?;
             return Ok((Some(plan), None));
         }
-        let proof = self.apply(&difference, &session, &columns, expected).await?;
+        let proof = self.apply(&difference, &session, &columns, expected, counts).await?;
         self.setting.require_going_on("commit the restored table")?;
         session.batch("COMMIT").await?;
         tables::analyze(session.client(), &self.table, self.options.reindex).await?;
@@ -213,26 +213,30 @@ impl Work<'_> {
         session: &Session,
         columns: &[String],
         expected: TableSum,
+        counts: Counts,
     ) -> Result<Proof, Failure> {
         let client = session.client();
         let replace = self.options.mode == TableMode::Replace;
         self.setting.events.step(format!("applying the difference to {}", self.table));
-        if replace {
+        if replace && counts.extra > 0 {
             refuse_referenced(&self.table, &difference.referenced(client).await?)?;
         }
-        difference.silence_triggers(client, true).await?;
+        let triggers = difference.silence_triggers(client).await?;
         if replace {
             difference.delete_extra(client).await?;
         }
         difference.update_differing(client).await?;
         difference.insert_missing(client).await?;
-        difference.silence_triggers(client, false).await?;
+        triggers.wake(client).await?;
         let left = difference.count(client).await?;
         if left.missing + left.differing > 0 || (replace && left.extra > 0) {
             let message = format!("make {} equal to the backup: {left:?} is left; nothing was changed", self.table);
             return Err(Failure::new(FailureKind::Integrity, message));
         }
-        let found = copy::sum_tree(session, &self.table, columns).await?;
+        let found = match tables::is_partitioned(client, &self.table).await? {
+            true => copy::sum_tree(session, &self.table, columns).await?,
+            false => copy::sum_table(session, &self.table, columns).await?,
+        };
         let proof = Proof { table: self.table.clone(), expected, found };
         if replace {
             prove::require_equal(std::slice::from_ref(&proof))?;
