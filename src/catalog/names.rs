@@ -18,7 +18,6 @@ const CHECKSUMS: &str = ".sha256";
 const IDENTITY: &str = "repository.json";
 const LOG_FOLDER: &str = OWN_FOLDERS[0];
 const LEASE_FOLDER: &str = OWN_FOLDERS[1];
-const PROBE_FOLDER: &str = OWN_FOLDERS[2];
 
 /// The key of the object that says whose repository it is.
 pub fn identity() -> Result<ObjectKey, InvalidKey> {

@@ -5,6 +5,7 @@
 //! before its end is unproven, and must be [`verify`]-ed first where that matters.
 
 use std::io::{self, Read};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio::sync::oneshot;
 
@@ -13,10 +14,11 @@ use super::gzip::Abandoned;
 use super::openpgp::DecryptionKeys;
 use super::relay::{Parcel, RelayReader, RelayWriter, relay};
 use super::{PipelineError, thread};
-use crate::host::{CheckedSource, Source};
+use crate::host::{CheckedSource, Complete, Source, SourceError};
 use crate::model::digest::{Digest, Hasher};
+use crate::model::failure::{Failure, FailureKind};
 use crate::model::manifest::{Encoding, ObjectRecord};
-use crate::storage::Download;
+use crate::storage::{Download, StorageError};
 
 /// Reads every stored byte and compares size and digest with the manifest's. Needs no keys.
 pub async fn verify(mut download: Box<dyn Download>, record: &ObjectRecord) -> Result<(), PipelineError> {
@@ -45,19 +47,63 @@ pub async fn open(
         (true, None) => return Err(PipelineError::NoKeys(record.key.clone())),
     };
     let (sender, downloaded) = relay();
-    tokio::spawn(feed(download, sender));
+    let broken = Broken::default();
+    tokio::spawn(feed(download, sender, broken.clone()));
     let mut stored = StoredReader { stored: Stored::new(record), downloaded, ended: false };
     let (plain, mut content) = relay();
     let (tell_opened, opened) = oneshot::channel();
     thread::run("decrypt", move || decrypt(&mut stored, keys.as_ref(), tell_opened, &plain))
         .map_err(PipelineError::Threads)?;
-    opened.await.map_err(|_| PipelineError::Abandoned(Abandoned))??;
+    let opened = opened.await.unwrap_or(Err(PipelineError::Abandoned(Abandoned)));
+    opened.map_err(|error| broken.take().map_or(error, PipelineError::Storage))?;
     if coding.compressed {
         let (unpacked, next) = relay();
         let packed = std::mem::replace(&mut content, next);
         thread::run("gunzip", move || gunzip(packed, &unpacked)).map_err(PipelineError::Threads)?;
     }
-    Ok(Box::new(CheckedSource::new(Box::new(content), record.content_size, record.content_digest)))
+    let checked = CheckedSource::new(Box::new(content), record.content_size, record.content_digest);
+    Ok(Box::new(Fetched { content: checked, broken }))
+}
+
+/// What a failed reading of a fetched source means: a store that cannot be reached, or, in every other case, damage.
+pub fn failure(error: io::Error, doing: impl Into<String>) -> Failure {
+    match error.downcast::<StorageError>() {
+        Ok(error) => error.into(),
+        Err(error) => Failure::new(FailureKind::Integrity, doing)
+            .because(error)
+            .hint("Nothing of it is used. Try another copy or another backup."),
+    }
+}
+
+/// Where the download's own error waits: the stages between it and the reader would turn it into one of theirs.
+#[derive(Clone, Default)]
+struct Broken(Arc<Mutex<Option<StorageError>>>);
+
+impl Broken {
+    fn put(&self, error: StorageError) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(error);
+    }
+
+    fn take(&self) -> Option<StorageError> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
+}
+
+struct Fetched {
+    content: CheckedSource,
+    broken: Broken,
+}
+
+impl Read for Fetched {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        self.content.read(buffer).map_err(|error| self.broken.take().map_or(error, io::Error::other))
+    }
+}
+
+impl Source for Fetched {
+    fn finish(self: Box<Self>) -> Result<Complete, SourceError> {
+        Box::new(self.content).finish()
+    }
 }
 
 /// What was done to an object's content.
@@ -83,12 +129,16 @@ impl Coding {
 }
 
 /// Passes on what the store gives; ends when the download or its reader does.
-async fn feed(mut download: Box<dyn Download>, queue: RelayWriter) {
+async fn feed(mut download: Box<dyn Download>, queue: RelayWriter, broken: Broken) {
     loop {
         let parcel = match download.next().await {
             Ok(Some(bytes)) => Parcel::Bytes(bytes),
             Ok(None) => Parcel::End,
-            Err(error) => Parcel::Failed(io::Error::other(error)),
+            Err(error) => {
+                let told = io::Error::other(error.to_string());
+                broken.put(error);
+                Parcel::Failed(told)
+            }
         };
         let last = !matches!(parcel, Parcel::Bytes(_));
         if !queue.send(parcel).await || last {

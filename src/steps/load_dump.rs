@@ -15,6 +15,7 @@ use crate::model::event::{Event, Events};
 use crate::model::failure::{Failure, FailureKind};
 use crate::model::table::QualifiedTable;
 use crate::pipeline::archive::{ArchiveReader, ArchiveTable, Event as ArchiveEvent};
+use crate::pipeline::fetch;
 use crate::postgres::{PostgresError, Session, copy, large_objects};
 
 /// Bytes of rows in one block.
@@ -72,7 +73,7 @@ fn read(mut source: Box<dyn Source>, routing: Box<dyn Routing>, orders: mpsc::Se
     let mut dealer = Dealer { routing, orders, wanted: false, block: BytesMut::new(), gone: false };
     let mut buffer = vec![0; BLOCK];
     loop {
-        let taken = source.read(&mut buffer).map_err(damaged)?;
+        let taken = source.read(&mut buffer).map_err(|error| fetch::failure(error, "read the archive"))?;
         if taken == 0 {
             break;
         }

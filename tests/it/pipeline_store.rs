@@ -7,10 +7,12 @@ use std::sync::Arc;
 
 use dbagent::host::{BytesSource, Complete, Source, SourceError};
 use dbagent::model::digest::Digest;
+use dbagent::model::failure::{Failure, FailureKind};
 use dbagent::model::manifest::{Encoding, ObjectRecord, ObjectRole};
 use dbagent::pipeline::openpgp::{DecryptionKeys, KeyPair, Profile, Recipients};
 use dbagent::pipeline::store::{Destination, Flowed, Progress, Recipe, store};
 use dbagent::pipeline::{PipelineError, fetch};
+use dbagent::storage::{Download, StorageError, StorageErrorKind};
 use flate2::Compression;
 use flate2::write::GzEncoder;
 use tokio_util::sync::CancellationToken;
@@ -296,6 +298,45 @@ async fn f45_every_byte_changed_in_an_artifact_is_found() {
     }
     assert_eq!(found, bytes.len());
     assert!(fetched(&damaged, &record, Some(&keys)).await.is_ok(), "the test damages more than it says");
+}
+
+/// Gives the first half of some bytes and then only errors.
+struct BreaksOff(Option<Vec<u8>>);
+
+#[async_trait::async_trait]
+impl Download for BreaksOff {
+    fn size(&self) -> u64 {
+        u64::MAX
+    }
+
+    async fn next(&mut self) -> Result<Option<bytes::Bytes>, StorageError> {
+        match self.0.take() {
+            Some(half) => Ok(Some(half.into())),
+            None => Err(StorageError::new(StorageErrorKind::Transient, "the connection is gone")),
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn f30_a_download_that_breaks_off_is_no_damage() {
+    let pairs = pairs(1);
+    let (bytes, record) = stored(&uneven(20 << 20), recipe(Some(recipients(&pairs, Profile::Gnupg)), 1)).await;
+    let keys = keys(&pairs[0]);
+    let read = async |download: Box<dyn Download>| -> Failure {
+        let mut source = match fetch::open(download, &record, Some(&keys)).await {
+            Ok(source) => source,
+            Err(error) => return error.into(),
+        };
+        let read = tokio::task::spawn_blocking(move || std::io::copy(&mut source, &mut std::io::sink()));
+        fetch::failure(read.await.unwrap().unwrap_err(), "read it")
+    };
+    for end in [100, bytes.len() / 2, bytes.len() - 1] {
+        let failure = read(Box::new(BreaksOff(Some(bytes[..end].to_vec())))).await;
+        assert_eq!(failure.kind, FailureKind::Failed, "after {end} bytes: {}", failure.full_message());
+    }
+    let mut damaged = bytes.clone();
+    damaged[bytes.len() / 2] ^= 1;
+    assert_eq!(read(PieceDownload::new(&damaged, 1 << 20)).await.kind, FailureKind::Integrity);
 }
 
 #[tokio::test(flavor = "multi_thread")]

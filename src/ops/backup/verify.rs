@@ -59,13 +59,11 @@ async fn read_content(repository: &Repository, object: &ObjectRecord, keys: &Dec
     let download = repository.storage.get(&object.key, object.version.as_deref(), None).await?;
     let mut source = fetch::open(download, object, Some(keys)).await?;
     let key = object.key.clone();
-    let damaged = move |error: Box<dyn std::error::Error + Send + Sync>| {
-        Failure::new(FailureKind::Integrity, format!("read the content of {key}")).because(error)
-    };
+    let doing = move || format!("read the content of {key}");
     let read = tokio::task::spawn_blocking(move || {
         let mut buffer = vec![0; 1 << 20];
-        while source.read(&mut buffer).map_err(|error| damaged(error.into()))? > 0 {}
-        source.finish().map_err(|error| damaged(error.into()))
+        while source.read(&mut buffer).map_err(|error| fetch::failure(error, doing()))? > 0 {}
+        source.finish().map_err(|error| Failure::new(FailureKind::Integrity, doing()).because(error))
     });
     read.await.map_err(|error| Failure::new(FailureKind::Failed, "read the content").because(error))??;
     Ok(())
