@@ -34,6 +34,7 @@ fn of_command(words: &[String], what: &str) -> Result<SecretString, Failure> {
     };
     let mut spec = ChildSpec::new(program, arguments);
     spec.label = format!("the command for {what}");
+    spec.inherits_all = true;
     let said = run_to_end(&spec, COMMAND_TIME)
         .map_err(|error| Failure::new(FailureKind::Authentication, format!("read {what}")).because(error))?;
     let text = String::from_utf8(said.stdout).map_err(|_| {

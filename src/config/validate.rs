@@ -9,7 +9,7 @@ use crate::model::size::ByteSize;
 
 /// S3's limits of a part, but the last.
 const PART_SIZES: std::ops::RangeInclusive<ByteSize> = ByteSize(5 << 20)..=ByteSize(5 << 30);
-const SERVER_SIDE_ENCRYPTION: [&str; 3] = ["AES256", "aws:kms", "aws:kms:dsse"];
+const SERVER_SIDE_ENCRYPTION: [&str; 2] = ["AES256", "aws:kms"];
 
 /// Holds the whole configuration against its rules.
 pub(in crate::config) fn validate(config: &Config, problems: &mut Problems<'_>) {
@@ -79,6 +79,7 @@ fn validate_repository(key: &str, repository: &Repository, problems: &mut Proble
     problems.error_if(!part, &at("part_size"), "expected 5MB to 5GB");
     let no_lock = repository.object_lock.as_ref().is_some_and(|lock| lock.days == 0);
     problems.error_if(no_lock, &at("object_lock.days"), "expected at least 1");
+    warn_unbuilt(&at("tags"), problems);
     if let Some(endpoint) = &repository.endpoint {
         let url = endpoint.expose();
         let fine = matches!(url.scheme(), "http" | "https") && url.username().is_empty() && url.password().is_none();
@@ -86,7 +87,17 @@ fn validate_repository(key: &str, repository: &Repository, problems: &mut Proble
     }
 }
 
+/// A key that is read and has no effect yet says so, where it is written.
+fn warn_unbuilt(key: &str, problems: &mut Problems<'_>) {
+    if problems.is_written(key) {
+        problems.warn(key, "is not built yet and has no effect");
+    }
+}
+
 fn validate_postgres(config: &Config, problems: &mut Problems<'_>) {
+    for key in ["postgres.sslcert", "postgres.sslkey", "agent.history", "restore.timezone"] {
+        warn_unbuilt(key, problems);
+    }
     let postgres = &config.postgres;
     let forms = [
         ("password", postgres.password.is_some()),
@@ -136,7 +147,9 @@ fn validate_openpgp(settings: &OpenPgp, problems: &mut Problems<'_>) {
         problems.error("encryption", "there are no recipients; write recipients, or encryption = \"none\"");
     }
     if settings.fingerprints.is_empty() && !settings.recipients.is_empty() {
-        problems.warn("encryption", "without fingerprints a recipient's certificate can be exchanged unnoticed");
+        let message = "without it a recipient's certificate could be exchanged unnoticed; pin each by its full \
+                       fingerprint (`gpg --show-keys FILE` prints it)";
+        problems.error("encryption.fingerprints", message);
     }
     let unequal = !settings.fingerprints.is_empty() && settings.fingerprints.len() != settings.recipients.len();
     problems.error_if(unequal, "encryption.fingerprints", "expected one fingerprint for each recipient");

@@ -39,6 +39,8 @@ pub struct ChildSpec {
     pub arguments: Vec<OsString>,
     /// Variables besides the inherited ones.
     pub environment: BTreeMap<OsString, OsString>,
+    /// Whether it inherits all variables but our own (`DBAGENT_…`), as a command of the operator's may need.
+    pub inherits_all: bool,
     /// What messages call it.
     pub label: String,
     /// Directory it runs in; this process's own when absent.
@@ -62,6 +64,7 @@ impl ChildSpec {
             program,
             arguments: arguments.into_iter().map(Into::into).collect(),
             environment: BTreeMap::new(),
+            inherits_all: false,
             label,
             directory: None,
             run_as: None,
@@ -74,7 +77,12 @@ impl ChildSpec {
     fn command(&self) -> Command {
         #[expect(clippy::disallowed_methods, reason = "this is where children are spawned")]
         let mut command = Command::new(&self.program);
-        command.args(&self.arguments).env_clear().envs(inherited()).env("LC_ALL", "C").envs(&self.environment);
+        command.args(&self.arguments).env_clear();
+        match self.inherits_all {
+            true => command.envs(not_ours()),
+            false => command.envs(inherited()).env("LC_ALL", "C"),
+        };
+        command.envs(&self.environment);
         command.process_group(0).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
         if let Some(directory) = &self.directory {
             command.current_dir(directory);
@@ -89,6 +97,11 @@ impl ChildSpec {
 #[expect(clippy::disallowed_methods, reason = "a child's environment is made here, from a closed list")]
 fn inherited() -> impl Iterator<Item = (&'static str, OsString)> {
     INHERITED.into_iter().filter_map(|name| Some((name, std::env::var_os(name)?)))
+}
+
+#[expect(clippy::disallowed_methods, reason = "a child's environment is made here; our own settings may be secrets")]
+fn not_ours() -> impl Iterator<Item = (OsString, OsString)> {
+    std::env::vars_os().filter(|(name, _)| !name.to_string_lossy().starts_with("DBAGENT_"))
 }
 
 /// The first file called `name` in the directories of `PATH`.

@@ -218,3 +218,12 @@ fn f14_a_fed_child_that_is_stopped_is_ended() {
     let error = child.write_all(&vec![0; 8 << 20]).unwrap_err();
     assert!(matches!(ChildError::within(&error).unwrap().ending, Ending::NoProgress(_)), "{error}");
 }
+
+#[test]
+fn a_command_of_the_operators_has_the_whole_environment_any_other_child_has_not() {
+    // cargo sets CARGO_MANIFEST_DIR for its tests.
+    let mut spec = shell("printf %s \"$CARGO_MANIFEST_DIR\"");
+    assert_eq!(run_to_end(&spec, SOON).unwrap().stdout, b"");
+    spec.inherits_all = true;
+    assert_eq!(run_to_end(&spec, SOON).unwrap().stdout, env!("CARGO_MANIFEST_DIR").as_bytes());
+}

@@ -208,7 +208,7 @@ fn f24_bad_input_is_told_with_file_line_key_and_what_was_meant() {
         ),
         (
             "[repository.s3]\nurl = \"s3://bucket\"\nsse = \"aws-kms\"",
-            "dbagent.toml:7:7: repository.s3.sse: unknown word \"aws-kms\", expected one of AES256, aws:kms, aws:kms:dsse, did you mean \"aws:kms\"?",
+            "dbagent.toml:7:7: repository.s3.sse: unknown word \"aws-kms\", expected one of AES256, aws:kms, did you mean \"aws:kms\"?",
         ),
         (
             "[repository.s3]\nurl = \"s3://bucket\"\nkms_key_id = \"k\"",
@@ -354,6 +354,10 @@ fn the_environment_alone_is_enough() {
         ("DBAGENT_CLUSTER", "a"),
         ("DBAGENT_PLAN", "managed"),
         ("DBAGENT_ENCRYPTION__RECIPIENTS", "/keys/a.asc, /keys/b.asc"),
+        (
+            "DBAGENT_ENCRYPTION__FINGERPRINTS",
+            "0123456789ABCDEF0123456789ABCDEF01234567, 76543210FEDCBA9876543210FEDCBA9876543210",
+        ),
         ("DBAGENT_REPOSITORY__S3__URL", "s3://bucket/x"),
         ("DBAGENT_REPOSITORY__S3__PATH_STYLE", "true"),
         ("DBAGENT_REPOSITORY__S3__OBJECT_LOCK", "{ mode = \"governance\", days = 7 }"),
@@ -490,8 +494,18 @@ fn a_variable_reaches_a_repository_with_a_hyphen() {
 }
 
 #[test]
+fn f50_a_recipient_without_its_pin_is_refused_when_the_configuration_is_read() {
+    let folder = Folder::with("cluster = \"a\"\n[encryption]\nrecipients = [\"a.asc\"]\n");
+    let told = folder.errors(&[]);
+    assert!(told.iter().any(|error| error.contains("encryption.fingerprints: without it")), "{told:?}");
+}
+
+#[test]
 fn relative_paths_are_below_the_files_folder() {
-    let folder = Folder::with("cluster = \"a\"\nstate_dir = \"state\"\n[encryption]\nrecipients = [\"keys/a.asc\"]\n");
+    let folder = Folder::with(
+        "cluster = \"a\"\nstate_dir = \"state\"\n[encryption]\nrecipients = [\"keys/a.asc\"]\n\
+         fingerprints = [\"0123456789ABCDEF0123456789ABCDEF01234567\"]\n",
+    );
     let config = folder.load(&[]).unwrap().config;
     assert_eq!(config.state_dir.0, folder.path("state"));
     assert_eq!(config.encryption.unwrap().openpgp().unwrap().recipients[0].0, folder.path("keys/a.asc"));
