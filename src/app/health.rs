@@ -93,10 +93,11 @@ impl App {
 
     fn rehearsals(&self) -> Vec<check::Dump> {
         let dumps = self.loaded.plan.iter().flat_map(|plan| &plan.job);
-        let dumps = dumps.filter(|(_, job)| job.enabled && job.verb == Verb::Dump);
+        let dumps = dumps.filter(|(_, job)| job.enabled && matches!(job.verb, Verb::Dump | Verb::Increment));
         let rehearsal = |(name, job): (&String, &config::Job)| check::Dump {
             job: name.clone(),
-            connection: self.connection(Verb::Dump, job.database.as_deref()),
+            verb: job.verb,
+            connection: self.connection(job.verb, job.database.as_deref()),
             scope: DumpScope {
                 tables: job.tables.clone(),
                 large_objects: job.large_objects.unwrap_or(false),

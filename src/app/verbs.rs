@@ -10,7 +10,7 @@ use crate::model::failure::{Failure, FailureKind};
 use crate::model::outcome::Outcome;
 use crate::model::span::Span;
 use crate::model::verb::Verb;
-use crate::ops::{Setting, check, dump, expire, restore};
+use crate::ops::{Setting, check, dump, expire, increment, restore};
 use crate::pipeline::gzip::Level;
 
 /// Longest silence of pg_dump unless the job says otherwise.
@@ -37,7 +37,14 @@ impl App {
     pub async fn run_job(&self, name: &str, only: Option<&[String]>, setting: &Setting) -> Result<Outcome, Failure> {
         let job = self.job(name)?;
         match job.verb {
-            Verb::Dump => self.run_dump(name, job, only, setting).await,
+            Verb::Dump => {
+                let doors = self.dump_doors(job, only).await?;
+                dump::run(&self.dump_options(name, job)?, &doors, setting).await
+            }
+            Verb::Increment => {
+                let doors = self.dump_doors(job, only).await?;
+                increment::run(&self.dump_options(name, job)?, &doors, setting).await
+            }
             Verb::Expire => {
                 let repositories = self.repositories(None).await?;
                 expire::run(&repositories, &self.expire_options()?, setting).await
@@ -53,19 +60,8 @@ impl App {
         if verb.is_built() { Ok(()) } else { Err(not_built(name, verb)) }
     }
 
-    async fn run_dump(
-        &self,
-        name: &str,
-        job: &Job,
-        only: Option<&[String]>,
-        setting: &Setting,
-    ) -> Result<Outcome, Failure> {
-        let doors = self.dump_doors(job, only).await?;
-        dump::run(&self.dump_options(name, job)?, &doors, setting).await
-    }
-
     async fn dump_doors(&self, job: &Job, only: Option<&[String]>) -> Result<dump::Doors, Failure> {
-        let connection = self.connection(Verb::Dump, job.database.as_deref())?;
+        let connection = self.connection(job.verb, job.database.as_deref())?;
         let tools = self.tools(&connection).await?;
         let wanted = |name: &str| job.writes_to(name) && only.is_none_or(|only| only.iter().any(|each| each == name));
         let (mut repositories, mut unopened) = self.try_repositories(None).await?;

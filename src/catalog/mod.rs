@@ -3,6 +3,7 @@
 //! The repository is the catalog: everything here can be rebuilt from it. Must not move artifact bytes (`pipeline`)
 //! nor ask the database anything (`postgres`).
 
+pub mod chain;
 pub mod entry;
 pub mod error;
 pub mod history;

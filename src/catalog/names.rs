@@ -15,6 +15,7 @@ use crate::model::manifest::{Encoding, ObjectRole};
 const MANIFEST: &str = ".manifest.json";
 const SIGNATURE: &str = ".manifest.json.sig";
 const CHECKSUMS: &str = ".sha256";
+const BUCKETS: &str = ".buckets";
 const IDENTITY: &str = "repository.json";
 const LOG_FOLDER: &str = OWN_FOLDERS[0];
 const LEASE_FOLDER: &str = OWN_FOLDERS[1];
@@ -77,6 +78,11 @@ impl ArtifactName {
         format!("{folder}/{prefix}_{}", started.format("%Y%m%d_%H%M%S")).parse().map(Self)
     }
 
+    /// The artifact begun at `started` by a job that gives each run a folder of its own under `folder`.
+    pub fn in_own_folder(folder: &str, prefix: &str, started: DateTime<Utc>) -> Result<Self, InvalidKey> {
+        format!("{folder}/{}/{prefix}", started.format("%Y%m%d_%H%M%S")).parse().map(Self)
+    }
+
     /// The artifact whose manifest is `key`.
     pub fn of_manifest(key: &ObjectKey) -> Option<Self> {
         key.as_str().strip_suffix(MANIFEST)?.parse().ok().map(Self)
@@ -84,7 +90,7 @@ impl ArtifactName {
 
     /// The artifact that `key` belongs to, whatever kind of object it is.
     pub fn of_object(key: &ObjectKey) -> Option<Self> {
-        let suffixes = [".dump", ".schema.dump", ".roles.sql", CHECKSUMS, MANIFEST, SIGNATURE];
+        let suffixes = [".dump", ".schema.dump", ".roles.sql", ".tar", BUCKETS, CHECKSUMS, MANIFEST, SIGNATURE];
         let ends =
             suffixes.iter().flat_map(|suffix| ["", ".gz", ".gpg", ".gz.gpg"].map(|end| format!("{suffix}{end}")));
         let stems = ends.filter_map(|end| key.as_str().strip_suffix(end.as_str()));
@@ -104,13 +110,15 @@ impl ArtifactName {
     /// The key of the object with `role`, encoded as `encoding` says.
     pub fn object(&self, role: ObjectRole, encoding: &[Encoding]) -> Result<ObjectKey, InvalidKey> {
         let content = match role {
+            ObjectRole::Data if encoding.contains(&Encoding::Tar) => ".tar",
             ObjectRole::Data => ".dump",
             ObjectRole::Schema => ".schema.dump",
             ObjectRole::Roles => ".roles.sql",
+            ObjectRole::Buckets => BUCKETS,
             ObjectRole::Checksums => CHECKSUMS,
         };
         let ends = encoding.iter().map(|encoding| match encoding {
-            Encoding::PgDumpCustom | Encoding::Sql => "",
+            Encoding::PgDumpCustom | Encoding::Sql | Encoding::Tar | Encoding::Buckets => "",
             Encoding::Gzip => ".gz",
             Encoding::OpenPgp => ".gpg",
         });
@@ -144,12 +152,20 @@ mod tests {
             "full/bc003_full_20251103_030000.sha256"
         );
         assert_eq!(name().manifest().unwrap().as_str(), "full/bc003_full_20251103_030000.manifest.json");
+        let at = "2025-11-03T04:00:00Z".parse().unwrap();
+        let increment = ArtifactName::in_own_folder("incremental", "rows", at).unwrap();
+        let encoding = [Encoding::Tar, Encoding::Gzip, Encoding::OpenPgp];
+        let data = increment.object(ObjectRole::Data, &encoding).unwrap();
+        assert_eq!(data.as_str(), "incremental/20251103_040000/rows.tar.gz.gpg");
     }
 
     #[test]
     fn every_object_leads_back_to_its_artifact() {
-        let encodings: [&[Encoding]; 3] = [&[], &[Encoding::Gzip], &[Encoding::Gzip, Encoding::OpenPgp]];
-        for role in [ObjectRole::Data, ObjectRole::Schema, ObjectRole::Roles, ObjectRole::Checksums] {
+        let tar = [Encoding::Tar, Encoding::Gzip, Encoding::OpenPgp];
+        let encodings: [&[Encoding]; 4] = [&[], &[Encoding::Gzip], &[Encoding::Gzip, Encoding::OpenPgp], &tar];
+        let roles =
+            [ObjectRole::Data, ObjectRole::Schema, ObjectRole::Roles, ObjectRole::Buckets, ObjectRole::Checksums];
+        for role in roles {
             for encoding in encodings {
                 let key = name().object(role, encoding).unwrap();
                 assert_eq!(ArtifactName::of_object(&key), Some(name()), "{key}");

@@ -12,9 +12,9 @@ use crate::model::id::ArtifactId;
 /// What a person typed for an artifact.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Selector {
-    /// The one that finished last.
+    /// The one with the newest state.
     Latest,
-    /// The one that finished first.
+    /// The one with the oldest state.
     Oldest,
     /// The one whose id, or name, begins with this text.
     Prefix(String),
@@ -47,8 +47,8 @@ impl Selector {
     /// artifacts fit.
     pub fn choose<'a>(&self, artifacts: &'a [Artifact]) -> Result<Vec<&'a Artifact>, Failure> {
         let id = match self {
-            Self::Latest => artifacts.iter().max_by_key(|artifact| artifact.manifest.finished),
-            Self::Oldest => artifacts.iter().min_by_key(|artifact| artifact.manifest.finished),
+            Self::Latest => artifacts.iter().max_by_key(|artifact| artifact.manifest.as_of()),
+            Self::Oldest => artifacts.iter().min_by_key(|artifact| artifact.manifest.as_of()),
             Self::Prefix(prefix) => return self.by_prefix(prefix, artifacts),
         };
         let Some(id) = id.map(|artifact| artifact.manifest.id) else { return Err(self.nothing()) };

@@ -141,7 +141,8 @@ impl Stock {
         let (mut results, mut lines, mut worst) = (Vec::new(), Vec::new(), self.tell_troubles(output));
         for artifact in chosen {
             setting.require_going_on("go on verifying")?;
-            let verified = backup::verify(self.repository(&artifact.repository)?, artifact, keys, setting).await;
+            let repository = self.repository(&artifact.repository)?;
+            let verified = backup::verify(repository, artifact, &self.holdings.artifacts, keys, setting).await;
             let place = format!("{} in {}", artifact.name, artifact.repository);
             let error = verified.result.as_ref().err().map(Failure::full_message);
             match (&verified.result, &error) {
@@ -286,8 +287,19 @@ fn description(artifact: &Artifact, output: &Output) -> String {
             ByteSize(object.content_size)
         )
     }));
+    lines.extend(manifest.parent.iter().map(|parent| format!("  builds on  {}", parent.id)));
     for table in &manifest.tables {
-        if let Some(content) = &table.content {
+        if let Some(change) = &table.change {
+            let kind = if change.whole.is_some() { "all" } else { "changed" };
+            let stored = change.stored;
+            lines.push(format!(
+                "  table      {}: {} of {} rows ({kind}), {}",
+                table.table,
+                stored.rows,
+                change.rows,
+                ByteSize(stored.bytes)
+            ));
+        } else if let Some(content) = &table.content {
             lines.push(format!("  table      {}: {} rows, {}", table.table, content.rows, ByteSize(content.bytes)));
         }
     }

@@ -43,13 +43,15 @@ pub enum FailPoint {
     RestoreBeforeLoad,
     /// A restore has loaded some rows.
     RestoreMidLoad,
+    /// A restore has put an increment onto the rows.
+    RestoreMidIncrements,
     /// A restore has loaded all rows; indexes and constraints are not there.
     RestoreBeforePostData,
 }
 
 impl FailPoint {
     /// Every point, in the order of a run.
-    pub const ALL: [Self; 18] = [
+    pub const ALL: [Self; 19] = [
         Self::DumpSnapshot,
         Self::DumpSpawned,
         Self::DumpFirstByte,
@@ -67,6 +69,7 @@ impl FailPoint {
         Self::ExpireObjectDeleted,
         Self::RestoreBeforeLoad,
         Self::RestoreMidLoad,
+        Self::RestoreMidIncrements,
         Self::RestoreBeforePostData,
     ];
 
@@ -90,6 +93,7 @@ impl FailPoint {
             Self::ExpireObjectDeleted => "expire.object_deleted",
             Self::RestoreBeforeLoad => "restore.before_load",
             Self::RestoreMidLoad => "restore.mid_load",
+            Self::RestoreMidIncrements => "restore.mid_increments",
             Self::RestoreBeforePostData => "restore.before_post_data",
         }
     }

@@ -8,6 +8,7 @@ pub mod clock;
 pub mod complete;
 pub mod durable;
 pub mod failpoint;
+pub mod fed;
 pub mod lock;
 pub mod space;
 
@@ -19,5 +20,6 @@ pub use clock::{Clock, ManualClock, SystemClock};
 pub use complete::{BytesSource, Complete, Source, SourceError};
 pub use durable::{FileError, FileErrorKind};
 pub use failpoint::{FailPoint, reach};
+pub use fed::{FedSource, SourceFeeder, feed};
 pub use lock::{FileLock, LockError};
 pub use space::Space;

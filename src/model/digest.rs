@@ -125,6 +125,27 @@ impl RowSum {
         }
     }
 
+    /// Takes every row of `other` away again.
+    pub fn take_away(&mut self, other: &Self) {
+        let mut borrow = false;
+        for (limb, less) in self.0.iter_mut().zip(other.0) {
+            let (left, first) = limb.overflowing_sub(less);
+            let (left, second) = left.overflowing_sub(u64::from(borrow));
+            *limb = left;
+            borrow = first || second;
+        }
+    }
+
+    /// The sum as 32 bytes, least first.
+    pub fn to_bytes(self) -> [u8; 32] {
+        self.to_digest().0
+    }
+
+    /// The sum that [`RowSum::to_bytes`] gave.
+    pub fn from_bytes(bytes: &[u8; 32]) -> Self {
+        Self::from_digest(bytes)
+    }
+
     fn from_digest(digest: &[u8; 32]) -> Self {
         let mut limbs = [0; 4];
         for (limb, bytes) in limbs.iter_mut().zip(digest.chunks_exact(8)) {
@@ -192,6 +213,13 @@ impl TableSum {
         self.rows += other.rows;
         self.bytes += other.bytes;
         self.sum.merge(&other.sum);
+    }
+
+    /// Takes away everything `other` counted, which must have been counted here before.
+    pub fn take_away(&mut self, other: &Self) {
+        self.rows = self.rows.wrapping_sub(other.rows);
+        self.bytes = self.bytes.wrapping_sub(other.bytes);
+        self.sum.take_away(&other.sum);
     }
 }
 

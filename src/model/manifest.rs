@@ -6,6 +6,7 @@
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 
+use crate::model::buckets::Marked;
 use crate::model::digest::{Digest, TableSum};
 use crate::model::id::{ArtifactId, RunId};
 use crate::model::key::ObjectKey;
@@ -88,6 +89,9 @@ pub struct SourceRecord {
     pub snapshot: Option<String>,
     /// WAL insert position right after the snapshot.
     pub lsn: Option<Lsn>,
+    /// When the snapshot was taken: the instant whose state this is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub taken: Option<DateTime<Utc>>,
 }
 
 /// How a database sorts and classifies text.
@@ -109,6 +113,8 @@ pub enum ObjectRole {
     Schema,
     /// Roles, for people to read.
     Roles,
+    /// Sums over the keys of each relation, which the next increment compares with.
+    Buckets,
     /// The `.sha256` file over the others.
     Checksums,
 }
@@ -122,6 +128,12 @@ pub enum Encoding {
     /// SQL text.
     #[serde(rename = "sql")]
     Sql,
+    /// POSIX tar of COPY text.
+    #[serde(rename = "tar")]
+    Tar,
+    /// Sums over keys: 40 bytes a bucket, relation after relation as the manifest says.
+    #[serde(rename = "dbagent buckets 1")]
+    Buckets,
     /// gzip (RFC 1952), possibly of several members.
     #[serde(rename = "gzip")]
     Gzip,
@@ -174,6 +186,60 @@ pub struct TableRecord {
     /// What its rows add up to; absent for a partitioned table, which has no rows of its own.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub content: Option<TableSum>,
+    /// Number of its storage file; TRUNCATE and rewrites change it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub relfilenode: Option<u32>,
+    /// Digest over its columns, types and keys; absent for a partition, which follows its parent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub fingerprint: Option<Digest>,
+    /// Its primary key and what the keys add up to; absent where rows cannot be told apart by a key.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub key: Option<KeyRecord>,
+    /// In an increment, what it holds of this table.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub change: Option<ChangeRecord>,
+}
+
+/// The primary key of a table, and where the sums over its keys are stored.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct KeyRecord {
+    /// Its columns, in the key's order.
+    pub columns: Vec<String>,
+    /// Number of buckets.
+    pub buckets: u32,
+    /// Where they begin in the object of sums, in bytes.
+    pub offset: u64,
+    /// SHA-256 of their stored bytes: what the keys must add up to after a restore.
+    pub digest: Digest,
+}
+
+/// What an increment holds of one table.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ChangeRecord {
+    /// Why all its rows are in the increment; absent where only the changed ones are.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub whole: Option<Whole>,
+    /// Rows in the table at the snapshot.
+    pub rows: u64,
+    /// What the rows in the increment add up to.
+    pub stored: TableSum,
+    /// Buckets out of which keys may be gone; the keys that are there are in the increment.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub marked: Option<Marked>,
+}
+
+/// Why a table is in an increment with all its rows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Whole {
+    /// It has no primary key that COPY lists.
+    NoKey,
+    /// The parent does not have this relation: new, attached, or swapped by rename.
+    NewRelation,
+    /// Its columns or its key are not those that the parent recorded.
+    OtherForm,
+    /// Rows were there that nobody wrote since and that the parent did not have.
+    Contradiction,
 }
 
 /// One sequence at the snapshot.
@@ -242,6 +308,11 @@ impl Manifest {
     /// Bytes stored over all objects.
     pub fn stored_size(&self) -> u64 {
         self.objects.iter().map(|object| object.stored_size).sum()
+    }
+
+    /// The instant whose state this is.
+    pub fn as_of(&self) -> DateTime<Utc> {
+        self.source.taken.unwrap_or(self.started)
     }
 
     /// The object with `role`, if the artifact has one.

@@ -3,12 +3,16 @@
 //! Must not touch tokio, files, the clock or the environment: `now` comes in as a parameter.
 //! Every newtype here is made by parsing; what parsed is valid for as long as it lives.
 
+pub mod buckets;
+pub mod chain;
+pub mod copy_text;
 pub mod digest;
 pub mod event;
 pub mod failure;
 pub mod id;
 pub mod keep;
 pub mod key;
+pub mod lineage;
 pub mod lsn;
 pub mod manifest;
 pub mod outcome;

@@ -147,7 +147,7 @@ fn job_status(job: &Job, runs: Option<&Runs>, repositories: &[Read], now: DateTi
         next: job.schedule.as_ref().and_then(|schedule| schedule.next_after(now)),
         last: runs.and_then(|runs| runs.ended.as_ref()).and_then(last_run),
         running_since: runs.and_then(|runs| runs.begun.as_ref()).map(|run| run.started),
-        dump: (job.verb == Verb::Dump).then(|| dump_status(job, repositories, now)),
+        dump: makes_dumps(job.verb).then(|| dump_status(job, repositories, now)),
     }
 }
 
@@ -208,7 +208,12 @@ fn copy_status(
 }
 
 fn is_of(artifact: &Artifact, job: &Job) -> bool {
-    artifact.manifest.job == job.name && artifact.manifest.verb == Verb::Dump
+    artifact.manifest.job == job.name && makes_dumps(artifact.manifest.verb)
+}
+
+/// An increment's state is as good as a dump's, and its job makes a dump where there is nothing to build upon.
+fn makes_dumps(verb: Verb) -> bool {
+    matches!(verb, Verb::Dump | Verb::Increment)
 }
 
 /// The artifact, if its bytes were checked, no damage was found, and it is not from the future: a clock that jumped
@@ -221,9 +226,9 @@ fn good(artifact: &Artifact, now: DateTime<Utc>) -> Option<GoodArtifact> {
     Some(GoodArtifact {
         id: manifest.id,
         database: manifest.source.database.clone(),
-        as_of: manifest.started,
+        as_of: manifest.as_of(),
         finished: manifest.finished,
-        age_seconds: (now - manifest.started).num_seconds().max(0),
+        age_seconds: (now - manifest.as_of()).num_seconds().max(0),
         stored_bytes: manifest.stored_size(),
         verified: artifact.verified?,
     })

@@ -115,7 +115,7 @@ struct Coding {
 impl Coding {
     fn of(record: &ObjectRecord) -> Result<Self, PipelineError> {
         let transformations = match record.encoding.split_first() {
-            Some((Encoding::PgDumpCustom | Encoding::Sql, rest)) => rest,
+            Some((Encoding::PgDumpCustom | Encoding::Sql | Encoding::Tar | Encoding::Buckets, rest)) => rest,
             _ => &record.encoding,
         };
         match transformations {

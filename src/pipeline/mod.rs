@@ -14,6 +14,7 @@ mod member;
 pub mod openpgp;
 mod relay;
 pub mod store;
+pub mod tar;
 mod thread;
 
 pub use error::PipelineError;

@@ -9,7 +9,9 @@ use bytes::Bytes;
 use futures_util::{SinkExt as _, TryStreamExt as _};
 use tokio_postgres::CopyInSink;
 
-use crate::model::digest::TableSum;
+use crate::model::buckets::KeySums;
+use crate::model::copy_text::key_of;
+use crate::model::digest::{Digest, TableSum};
 use crate::model::table::QualifiedTable;
 use crate::postgres::connection::{Connection, Session};
 use crate::postgres::databases::literal;
@@ -38,21 +40,36 @@ pub async fn sum_table(
     sum(session, &format!("COPY {} ({}) TO STDOUT", table.quoted(), column_list(columns))).await
 }
 
-/// What the rows of `table` itself in `blocks` add up to, reading `columns`. An end beyond the last block number there can
-/// be (2^32 - 2) means to the end.
+/// Keys on their way into sums: where they stand among the columns that are read.
+#[derive(Clone, Debug)]
+pub struct KeyTally {
+    /// Places of the key's columns, in the key's order.
+    pub positions: Vec<usize>,
+    /// What they add up to so far.
+    pub sums: KeySums,
+}
+
+/// What the rows of `table` itself in `blocks` (all of it when absent) add up to, reading `columns`; their keys are added
+/// to `keys`. An end beyond the last block number there can be (2^32 - 2) means to the end.
 pub async fn sum_blocks(
     session: &Session,
     table: &QualifiedTable,
     columns: &[String],
-    blocks: Range<i64>,
+    blocks: Option<Range<i64>>,
+    keys: Option<&mut KeyTally>,
 ) -> Result<TableSum, PostgresError> {
     let (columns, table) = (column_list(columns), table.quoted());
-    let end = match u32::try_from(blocks.end) {
-        Ok(end) => format!(" AND ctid < '({end},0)'"),
-        Err(_) => String::new(),
+    let statement = match blocks {
+        None => format!("COPY {table} ({columns}) TO STDOUT"),
+        Some(Range { start, end }) => {
+            let end = match u32::try_from(end) {
+                Ok(end) => format!(" AND ctid < '({end},0)'"),
+                Err(_) => String::new(),
+            };
+            format!("COPY (SELECT {columns} FROM ONLY {table} WHERE ctid >= '({start},0)'{end}) TO STDOUT")
+        }
     };
-    let from = blocks.start;
-    sum(session, &format!("COPY (SELECT {columns} FROM ONLY {table} WHERE ctid >= '({from},0)'{end}) TO STDOUT")).await
+    sum_with_keys(session, &statement, keys).await
 }
 
 /// What the rows of `table` and of everything below it add up to, reading `columns`.
@@ -64,13 +81,28 @@ pub async fn sum_tree(
     sum(session, &format!("COPY (SELECT {} FROM {}) TO STDOUT", column_list(columns), table.quoted())).await
 }
 
-/// The server sends one message a row (PostgreSQL manual, "COPY Operations").
-async fn sum(session: &Session, statement: &str) -> Result<TableSum, PostgresError> {
+/// What the rows that the COPY `statement` gives add up to. The server sends one message a row (PostgreSQL manual, "COPY
+/// Operations").
+pub async fn sum(session: &Session, statement: &str) -> Result<TableSum, PostgresError> {
+    sum_with_keys(session, statement, None).await
+}
+
+async fn sum_with_keys(
+    session: &Session,
+    statement: &str,
+    mut keys: Option<&mut KeyTally>,
+) -> Result<TableSum, PostgresError> {
     let rows = session.client().copy_out(statement).await?;
     let mut rows = std::pin::pin!(rows);
-    let mut sum = TableSum::default();
+    let (mut sum, mut scratch) = (TableSum::default(), Vec::new());
     while let Some(row) = rows.try_next().await? {
-        sum.add_row(row.strip_suffix(b"\n").unwrap_or(&row));
+        let row = row.strip_suffix(b"\n").unwrap_or(&row);
+        sum.add_row(row);
+        if let Some(keys) = keys.as_deref_mut()
+            && let Some(key) = key_of(row, &keys.positions, &mut scratch)
+        {
+            keys.sums.add(&Digest::of(key));
+        }
     }
     Ok(sum)
 }

@@ -14,7 +14,7 @@ use crate::postgres::tables;
 const SHOWN_KEYS: i64 = 20;
 
 /// The staging table's name; temporary, so it lives and dies with the session.
-const STAGING: &str = "pg_temp.dbagent_staging";
+pub const STAGING: &str = "pg_temp.dbagent_staging";
 
 /// How many rows differ, by what it takes to make them equal.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

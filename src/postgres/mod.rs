@@ -3,6 +3,7 @@
 //! Must not know storage, encryption or the verbs. Queries live in `sql/`, one per file, and are read at build time.
 //! The surprising thing: what is to be dumped is found and locked before the snapshot is taken, never after.
 
+pub mod changes;
 pub mod connection;
 pub mod coordinator;
 pub mod copy;
@@ -25,7 +26,7 @@ mod tls;
 pub mod tools;
 
 pub use connection::{Connection, Host, Session, SslMode};
-pub use coordinator::{Coordinator, DumpScope};
+pub use coordinator::{Coordinator, CoveredTable, DumpScope};
 pub use environment::ChildEnvironment;
 pub use error::{PostgresError, PostgresErrorKind};
 pub use facts::{RoleFacts, ServerFacts};

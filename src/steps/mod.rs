@@ -2,10 +2,16 @@
 //!
 //! A step knows nothing of jobs, plans or people: it takes opened doors and values and gives values back.
 
+pub mod artifact;
 pub mod bc003;
 pub mod bury;
+pub mod full_dump;
 pub mod load_dump;
 pub mod prove;
 pub mod read_back;
+pub mod replay;
 pub mod scratch;
+mod setting;
 pub mod thaw;
+
+pub use setting::Setting;

@@ -6,12 +6,14 @@ use std::sync::{Mutex, PoisonError};
 
 use futures_util::future::try_join_all;
 
+use crate::model::buckets::KeySums;
 use crate::model::digest::TableSum;
 use crate::model::event::Events;
 use crate::model::failure::{Failure, FailureKind};
 use crate::model::manifest::TableRecord;
 use crate::model::table::QualifiedTable;
-use crate::postgres::{Session, copy, tables};
+use crate::postgres::copy::{self, KeyTally};
+use crate::postgres::{Session, tables};
 
 /// One table's comparison.
 #[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
@@ -22,12 +24,15 @@ pub struct Proof {
     pub expected: TableSum,
     /// What the table holds.
     pub found: TableSum,
+    /// Whether its keys are those of the manifest; absent where rows alone were compared.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub keys_equal: Option<bool>,
 }
 
 impl Proof {
     /// Whether they are equal.
     pub fn holds(&self) -> bool {
-        self.expected == self.found
+        self.expected == self.found && self.keys_equal != Some(false)
     }
 }
 
@@ -55,10 +60,12 @@ pub async fn prove(sessions: Vec<Session>, records: &[TableRecord], events: &Eve
         pieces.extend(stretches(blocks).into_iter().map(|blocks| Piece { record, blocks }));
     }
     let mut found = sum_up(&sessions, pieces).await?;
-    let proof = |(record, expected): (&TableRecord, TableSum)| Proof {
-        table: record.table.clone(),
-        expected,
-        found: found.remove(&record.table).unwrap_or_default(),
+    let proof = |(record, expected): (&TableRecord, TableSum)| {
+        let (found, keys) = found.remove(&record.table).unwrap_or_default();
+        // A table without rows has no stretch with keys; then its keys are those of no row.
+        let keys = keys.or_else(|| tally(record)).zip(record.key.as_ref());
+        let keys_equal = keys.map(|(tally, key)| tally.sums.digest() == key.digest);
+        Proof { table: record.table.clone(), expected, found, keys_equal }
     };
     Ok(wanted.into_iter().map(proof).collect())
 }
@@ -74,26 +81,46 @@ fn stretches(blocks: i64) -> Vec<Option<Range<i64>>> {
     (0..count).map(|piece| Some(piece * PIECE_BLOCKS..end(piece))).collect()
 }
 
+/// What was found of a table: its rows, and its keys where an increment's keys are to be proven.
+type Found = (TableSum, Option<KeyTally>);
+
+/// What an increment left unchanged was never read whole when it was made: its rows are proven by account, so its keys
+/// are proven as well, by the sums that the increment has of all of them.
+fn tally(record: &TableRecord) -> Option<KeyTally> {
+    let key = record.key.as_ref().filter(|_| record.change.is_some())?;
+    let place = |column: &String| record.columns.iter().position(|other| other == column);
+    Some(KeyTally { positions: key.columns.iter().filter_map(place).collect(), sums: KeySums::new(key.buckets) })
+}
+
 /// Every session takes the next piece until none is left.
-async fn sum_up(sessions: &[Session], pieces: Vec<Piece<'_>>) -> Result<BTreeMap<QualifiedTable, TableSum>, Failure> {
+async fn sum_up(sessions: &[Session], pieces: Vec<Piece<'_>>) -> Result<BTreeMap<QualifiedTable, Found>, Failure> {
     let waiting = Mutex::new(pieces.into_iter());
     let next = || waiting.lock().unwrap_or_else(PoisonError::into_inner).next();
     let works = sessions.iter().map(|session| async {
-        let mut sums: BTreeMap<QualifiedTable, TableSum> = BTreeMap::new();
+        let mut found = BTreeMap::new();
         while let Some(Piece { record, blocks }) = next() {
-            let sum = match blocks {
-                None => copy::sum_table(session, &record.table, &record.columns).await?,
-                Some(blocks) => copy::sum_blocks(session, &record.table, &record.columns, blocks).await?,
-            };
-            sums.entry(record.table.clone()).or_default().merge(&sum);
+            let mut keys = tally(record);
+            let (table, columns) = (&record.table, &record.columns);
+            let sum = copy::sum_blocks(session, table, columns, blocks, keys.as_mut()).await?;
+            add(&mut found, table.clone(), (sum, keys));
         }
-        Ok::<_, Failure>(sums)
+        Ok::<_, Failure>(found)
     });
-    let mut all: BTreeMap<QualifiedTable, TableSum> = BTreeMap::new();
-    for (table, sum) in try_join_all(works).await?.into_iter().flatten() {
-        all.entry(table).or_default().merge(&sum);
+    let mut all = BTreeMap::new();
+    for (table, found) in try_join_all(works).await?.into_iter().flatten() {
+        add(&mut all, table, found);
     }
     Ok(all)
+}
+
+fn add(all: &mut BTreeMap<QualifiedTable, Found>, table: QualifiedTable, (sum, keys): Found) {
+    let found = all.entry(table).or_default();
+    found.0.merge(&sum);
+    match (&mut found.1, keys) {
+        (Some(all), Some(more)) => all.sums.merge(&more.sums),
+        (all @ None, more) => *all = more,
+        (Some(_), None) => {}
+    }
 }
 
 /// Errors with the tables that differ, if any do.
@@ -109,7 +136,10 @@ pub fn require_equal(proofs: &[Proof]) -> Result<(), Failure> {
 }
 
 fn describe(proof: &Proof) -> String {
-    let Proof { table, expected, found } = proof;
+    let Proof { table, expected, found, keys_equal } = proof;
+    if *keys_equal == Some(false) {
+        return format!("{table} has other keys than the source had");
+    }
     match expected.rows == found.rows {
         true => format!("{table} has the {} rows it should have, with other contents", found.rows),
         false => format!("{table} has {} rows where the dump has {}", found.rows, expected.rows),

@@ -106,6 +106,7 @@ fn source() -> SourceRecord {
         tools: Vec::new(),
         snapshot: None,
         lsn: None,
+        taken: None,
     }
 }
 

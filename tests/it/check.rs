@@ -294,7 +294,10 @@ async fn a_damaged_artifact_and_f25_a_log_that_went_backwards_are_never_green() 
     let artifact =
         dbagent::ops::backup::holdings(std::slice::from_ref(&repository), &setting).await.artifacts.remove(0);
     flip(&yard.path("local").join(artifact.manifest.objects[0].key.as_str()));
-    assert!(verify(&repository, &artifact, None, &setting).await.result.is_err(), "the flipped bit was not found");
+    assert!(
+        verify(&repository, &artifact, std::slice::from_ref(&artifact), None, &setting).await.result.is_err(),
+        "the flipped bit was not found"
+    );
 
     let model = status(&app).await;
     assert!(!model.green);

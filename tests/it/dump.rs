@@ -45,7 +45,7 @@ async fn the_manifest_says_what_was_dumped() {
     };
     assert_eq!((rows("customers"), rows("orders"), rows("events")), (Some(500), Some(3000), None));
     assert_eq!(rows("events_2026_01"), Some(1116));
-    assert_eq!(manifest.objects.len(), 4);
+    assert_eq!(manifest.objects.len(), 5);
     assert!(manifest.objects.iter().any(|object| object.role == ObjectRole::Checksums));
 }
 

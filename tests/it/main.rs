@@ -33,6 +33,7 @@ mod dump_syscalls;
 mod durable;
 #[cfg(feature = "failpoints")]
 mod failpoint;
+mod increment;
 mod init;
 mod pipeline_archive;
 mod pipeline_openpgp;

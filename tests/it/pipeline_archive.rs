@@ -85,7 +85,7 @@ fn sums(archive: &[u8], piece: usize) -> Result<Sums, ArchiveError> {
         }
     }
     reader.finish()?;
-    Ok(sums.finish())
+    Ok(sums.finish().0)
 }
 
 fn names(sums: &Sums) -> Vec<String> {

@@ -10,7 +10,7 @@ use dbagent::postgres::copy;
 use crate::stage::site::Site;
 
 /// Folders whose files hold one statement each; the others hold scripts, which the tests of their rooms run.
-const FOLDERS: [&str; 4] = ["server", "dump", "table", "check"];
+const FOLDERS: [&str; 5] = ["server", "dump", "table", "check", "increment"];
 
 #[tokio::test(flavor = "multi_thread")]
 async fn every_query_file_has_a_header_and_is_a_statement_that_postgresql_takes() {
@@ -50,7 +50,7 @@ async fn stretches_of_a_table_add_up_to_the_table() {
     assert!(whole.rows > 3000);
     let mut pieces = TableSum::default();
     for blocks in [0..1, 1..37, 37..120, 120..i64::MAX] {
-        let piece = copy::sum_blocks(&session, &table, &columns, blocks.clone()).await.unwrap();
+        let piece = copy::sum_blocks(&session, &table, &columns, Some(blocks.clone()), None).await.unwrap();
         assert!(piece.rows > 0 && piece.rows < whole.rows, "{blocks:?} has {} rows", piece.rows);
         pieces.merge(&piece);
     }

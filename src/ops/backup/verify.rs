@@ -2,8 +2,9 @@
 
 use std::io::Read as _;
 
-use crate::catalog::{Artifact, Record, Repository};
+use crate::catalog::{Artifact, Record, Repository, chain};
 use crate::model::failure::{Failure, FailureKind};
+use crate::model::lineage::lineages;
 use crate::model::manifest::{ObjectRecord, Verification, VerificationLevel};
 use crate::ops::Setting;
 use crate::pipeline::fetch;
@@ -22,19 +23,32 @@ pub struct Verified {
 }
 
 /// Verifies one copy; with `keys`, contents too. The result is recorded where this host may write to the repository.
+///
+/// An increment is good only with the whole chain below it, looked for among `holdings`; a broken chain is no damage of
+/// its own bytes and is told, not recorded.
 pub async fn verify(
     repository: &Repository,
     artifact: &Artifact,
+    holdings: &[Artifact],
     keys: Option<&DecryptionKeys>,
     setting: &Setting,
 ) -> Verified {
     setting.events.step(format!("verifying {} in {}", artifact.name, repository.storage.place()));
+    if let Err(failure) = chain::line(artifact, holdings).and_then(follow) {
+        return Verified { artifact: artifact.clone(), result: Err(failure), unrecorded: None };
+    }
     let result = check(repository, artifact, keys, setting).await;
     let unrecorded = match repository.signer {
         Some(_) => record(repository, artifact, &result, setting).await.err(),
         None => Some(Failure::new(FailureKind::Authentication, "record the result: no signing key is configured here")),
     };
     Verified { artifact: artifact.clone(), result, unrecorded }
+}
+
+/// Whether the rows of every relation can be followed through the chain.
+fn follow(line: Vec<&Artifact>) -> Result<(), Failure> {
+    let manifests: Vec<_> = line.iter().map(|link| &link.manifest).collect();
+    lineages(&manifests).map(|_| ()).map_err(|error| Failure::new(FailureKind::Integrity, error.to_string()))
 }
 
 async fn check(

@@ -5,6 +5,7 @@
 
 use crate::model::failure::{Failure, FailureKind};
 use crate::model::table::QualifiedTable;
+use crate::model::verb::Verb;
 use crate::ops::Setting;
 use crate::ops::check::{CheckLine, Dump, again};
 use crate::postgres::{Connection, Coordinator};
@@ -41,7 +42,7 @@ async fn rehearse(dump: &Dump, setting: &Setting) -> Result<[CheckLine; 3], Fail
     coordinator.release().await?;
     let message = format!("{}: every row of {tables} tables can be read, partitions counted", dump.job);
     let keys = match without_primary_key(connection, &oids).await {
-        Ok(names) => primary_keys(&dump.job, &names),
+        Ok(names) => primary_keys(dump.verb, &dump.job, &names),
         Err(failure) => CheckLine::failed(PRIMARY_KEYS, &dump.job, &failure),
     };
     Ok([CheckLine::ok(RIGHTS, message), large_objects_line(dump, large_objects), keys])
@@ -60,9 +61,12 @@ fn large_objects_line(dump: &Dump, count: u64) -> CheckLine {
 }
 
 /// A table without a primary key is no fault, but can only be replaced whole; so it is said.
-fn primary_keys(job: &str, without: &[String]) -> CheckLine {
+fn primary_keys(verb: Verb, job: &str, without: &[String]) -> CheckLine {
     let message = match without {
         [] => format!("{job}: every table has a primary key"),
+        names if verb == Verb::Increment => {
+            format!("{job}: no primary key, so copied whole each time: {}", names.join(", "))
+        }
         names => format!("{job}: no primary key, so restored whole and never merged: {}", names.join(", ")),
     };
     CheckLine::ok(PRIMARY_KEYS, message)

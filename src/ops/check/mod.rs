@@ -19,6 +19,7 @@ use crate::catalog::Repository;
 use crate::model::failure::Failure;
 use crate::model::outcome::{Finding, Outcome, Severity, Verdict};
 use crate::model::status::StatusModel;
+use crate::model::verb::Verb;
 use crate::ops::Setting;
 use crate::postgres::{ClientTools, Connection, DumpScope};
 
@@ -99,11 +100,13 @@ pub struct Doors {
     pub status: Result<StatusModel, Failure>,
 }
 
-/// A dump job.
+/// A job that dumps, or makes increments.
 #[derive(Debug)]
 pub struct Dump {
     /// Its name.
     pub job: String,
+    /// Which of the two.
+    pub verb: Verb,
     /// The database, by the role that dumps.
     pub connection: Result<Connection, Failure>,
     /// What it covers.

@@ -1,15 +1,18 @@
 //! A whole database from a dump, into a new one that takes its name when it is proven.
 //!
-//! Order: schema before data, rows by COPY on several connections, indexes and constraints and triggers after data (a
-//! table's owner cannot silence them), sequences, ANALYZE, proof, and only then the name.
+//! Order: schema before data, rows by COPY on several connections, increments, indexes and constraints and triggers after
+//! data (a table's owner cannot silence them), sequences, ANALYZE, proof, and only then the name. With increments the
+//! schema is the last one's, and the full dump's rows go straight into the relations as they are called and placed now.
 
+use std::collections::BTreeMap;
 use std::io::Read as _;
 use std::time::Duration;
 
 use crate::host::failpoint::{self, FailPoint};
 use crate::host::{Child, ChildSpec};
 use crate::model::failure::{Failure, FailureKind};
-use crate::model::manifest::{Manifest, ObjectRole};
+use crate::model::lineage::Lineage;
+use crate::model::manifest::{Manifest, ObjectRole, TableRecord};
 use crate::model::table::QualifiedTable;
 use crate::ops::Setting;
 use crate::ops::restore::source::Choice;
@@ -17,6 +20,7 @@ use crate::ops::restore::{Doors, Restored};
 use crate::postgres::{Connection, Session, copy, databases, pg_restore, tables};
 use crate::steps::load_dump::{self, Routing};
 use crate::steps::prove;
+use crate::steps::replay::{Place, Replay};
 
 /// Where to and how.
 #[derive(Clone, Debug)]
@@ -113,15 +117,17 @@ impl Work<'_> {
         self.pg_restore("pre-data", &schema).await?;
         phases.end("tables");
         pass(FailPoint::RestoreBeforeLoad)?;
-        self.load().await?;
+        let lineages = self.choice.lineages()?;
+        self.load(&lineages).await?;
         phases.end("rows");
+        let records = self.replay(lineages, &mut phases).await?;
         pass(FailPoint::RestoreBeforePostData)?;
         self.setting.require_going_on("go on with the restore")?;
         self.pg_restore("post-data", &schema).await?;
         phases.end("indexes and constraints");
         self.finish(manifest).await?;
         phases.end("sequences and statistics");
-        let proofs = prove::prove(self.sessions().await?, &manifest.tables, &self.setting.events).await?;
+        let proofs = prove::prove(self.sessions().await?, &records, &self.setting.events).await?;
         prove::require_equal(&proofs)?;
         phases.end("proof");
         Ok(Restored { target: String::new(), proofs, phases: phases.done })
@@ -139,12 +145,39 @@ impl Work<'_> {
         })
     }
 
-    async fn load(&self) -> Result<(), Failure> {
+    async fn load(&self, lineages: &[Lineage]) -> Result<(), Failure> {
         self.setting.events.step("loading rows");
-        let source = self.choice.open(ObjectRole::Data, self.doors).await?;
+        let source = self.choice.open(self.choice.full(), ObjectRole::Data, self.doors).await?;
         let sessions = self.sessions().await?;
-        load_dump::load(source, sessions, Box::new(AsDumped), self.setting.events.clone()).await?;
+        let routing: Box<dyn Routing> = match self.choice.increments().next() {
+            None => Box::new(AsDumped),
+            Some(_) => Box::new(AsNow::new(lineages)),
+        };
+        load_dump::load(source, sessions, routing, self.setting.events.clone()).await?;
         Ok(())
+    }
+
+    /// Puts the increments onto the rows. Gives the tables with what they must add up to in the end.
+    async fn replay(&self, lineages: Vec<Lineage>, phases: &mut Phases<'_>) -> Result<Vec<TableRecord>, Failure> {
+        let places = lineages.iter().map(|lineage| {
+            let table = lineage.record.table.quoted();
+            (lineage.oid, Place { table, origin: lineage.origin, sum: lineage.origin_sum })
+        });
+        let session = copy::connect(&self.connection, &self.choice.manifest().source.encoding).await?;
+        let mut replay = Replay::new(&session, places.collect());
+        for (at, link) in self.choice.increments() {
+            self.setting.require_going_on("go on with the restore")?;
+            self.setting.events.step(format!("putting {} onto it", link.name));
+            let source = self.choice.open(link, ObjectRole::Data, self.doors).await?;
+            replay.apply(at, &link.manifest, source).await?;
+            pass(FailPoint::RestoreMidIncrements)?;
+        }
+        if self.choice.increments().next().is_some() {
+            phases.end("increments");
+        }
+        let sums = replay.sums();
+        let record = |lineage: Lineage| TableRecord { content: sums.get(&lineage.oid).copied(), ..lineage.record };
+        Ok(lineages.into_iter().map(record).collect())
     }
 
     /// Sequences to their values at the snapshot, and fresh statistics.
@@ -194,6 +227,26 @@ struct AsDumped;
 impl Routing for AsDumped {
     fn copy_statement(&self, _: &QualifiedTable, statement: &str) -> Option<String> {
         Some(statement.trim_end().trim_end_matches(';').to_owned())
+    }
+}
+
+/// Rows go into the relation that they belong to, as it is called now; those of relations that are gone go nowhere.
+struct AsNow(BTreeMap<QualifiedTable, String>);
+
+impl AsNow {
+    fn new(lineages: &[Lineage]) -> Self {
+        let statement = |lineage: &Lineage| {
+            let record = &lineage.record;
+            let columns = tables::column_list(&record.columns);
+            (lineage.origin_table.clone(), format!("COPY {} ({columns}) FROM STDIN", record.table.quoted()))
+        };
+        Self(lineages.iter().filter(|lineage| lineage.origin == 0).map(statement).collect())
+    }
+}
+
+impl Routing for AsNow {
+    fn copy_statement(&self, table: &QualifiedTable, _: &str) -> Option<String> {
+        self.0.get(table).cloned()
     }
 }
 

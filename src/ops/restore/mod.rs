@@ -3,6 +3,7 @@
 //! Every stored byte of the chosen copy is verified before anything of the target is touched, what is being restored
 //! has a name that says so until it is proven equal, and the proof against the manifest always comes last.
 
+mod assemble;
 mod database;
 mod source;
 mod table;
@@ -12,6 +13,7 @@ use std::path::PathBuf;
 use chrono::{DateTime, Utc};
 
 use crate::catalog::{Repository, Selector};
+use crate::model::lineage::has_rows;
 use crate::model::table::{QualifiedTable, TableName};
 use crate::pipeline::openpgp::DecryptionKeys;
 use crate::postgres::{ClientTools, Connection};
@@ -89,5 +91,5 @@ fn leaves<'a>(
             }
         }
     };
-    records.iter().filter(|record| record.content.is_some() && below(record)).collect()
+    records.iter().filter(|record| has_rows(record) && below(record)).collect()
 }

@@ -1,11 +1,14 @@
 //! Where a restore reads from: the backup that was meant, in the first repository whose copy is whole.
+//!
+//! An increment is restored with everything it builds upon, so its copy is whole only with its whole chain.
 
 use std::io::Read as _;
 
-use crate::catalog::{Artifact, Inventory, Repository, Unsigned};
+use crate::catalog::{Artifact, Inventory, Repository, Unsigned, chain};
 use crate::host::Source;
 use crate::model::failure::{Failure, FailureKind};
 use crate::model::key::ObjectKey;
+use crate::model::lineage::{Lineage, lineages};
 use crate::model::manifest::{Manifest, ObjectRecord, ObjectRole};
 use crate::model::table::TableName;
 use crate::model::verb::Verb;
@@ -21,21 +24,25 @@ pub struct Choice {
     pub artifact: Artifact,
     /// The repository whose copy is read.
     pub repository: Repository,
-    /// The lease on it, where one could be taken.
-    lease: Option<ObjectKey>,
+    /// The full dump, then every increment up to the artifact itself.
+    chain: Vec<Artifact>,
+    /// The leases on them, where they could be taken.
+    leases: Vec<ObjectKey>,
 }
 
 /// Finds what `wanted` means, verifies a copy whole, and leases it.
 pub async fn choose(wanted: &Wanted, doors: &Doors, setting: &Setting) -> Result<Choice, Failure> {
     let artifacts = candidates(wanted, doors, setting).await?;
-    let copies = wanted.selector.choose(&artifacts)?;
+    let fitting: Vec<Artifact> =
+        artifacts.iter().filter(|artifact| fits(wanted, &artifact.manifest)).cloned().collect();
+    let copies = wanted.selector.choose(&fitting)?;
     let mut failures = Vec::new();
     for artifact in copies {
         let Some(repository) = doors.repositories.iter().find(|each| each.name == artifact.repository) else {
             continue;
         };
-        match verify(artifact, repository, setting).await {
-            Ok(lease) => return Ok(Choice { artifact: artifact.clone(), repository: repository.clone(), lease }),
+        match verify_chain(artifact, &artifacts, repository, setting).await {
+            Ok(choice) => return Ok(choice),
             Err(error) => {
                 let place = repository.storage.place();
                 setting.events.note(format!("cannot use the copy in {place}: {}", error.full_message()));
@@ -48,7 +55,26 @@ pub async fn choose(wanted: &Wanted, doors: &Doors, setting: &Setting) -> Result
         .unwrap_or_else(|| Failure::new(FailureKind::NothingMatches, "find a repository that holds this backup")))
 }
 
-/// Every dump that fits, oldest first. A repository that cannot be read does not hide the others.
+/// The chain of `artifact`, whole, leased, and every stored byte of it verified.
+async fn verify_chain(
+    artifact: &Artifact,
+    artifacts: &[Artifact],
+    repository: &Repository,
+    setting: &Setting,
+) -> Result<Choice, Failure> {
+    let chain: Vec<Artifact> = chain::line(artifact, artifacts)?.into_iter().cloned().collect();
+    let manifests: Vec<&Manifest> = chain.iter().map(|link| &link.manifest).collect();
+    lineages(&manifests).map_err(|broken| {
+        Failure::new(FailureKind::Integrity, broken.to_string()).hint("Restore an earlier backup with --until.")
+    })?;
+    let mut leases = Vec::new();
+    for link in &chain {
+        leases.extend(verify(link, repository, setting).await?);
+    }
+    Ok(Choice { artifact: artifact.clone(), repository: repository.clone(), chain, leases })
+}
+
+/// Every artifact, oldest first. A repository that cannot be read does not hide the others.
 async fn candidates(wanted: &Wanted, doors: &Doors, setting: &Setting) -> Result<Vec<Artifact>, Failure> {
     let unsigned = if wanted.accept_unsigned { Unsigned::Accept } else { Unsigned::Refuse };
     let (mut artifacts, mut failures) = (Vec::new(), Vec::new());
@@ -59,7 +85,7 @@ async fn candidates(wanted: &Wanted, doors: &Doors, setting: &Setting) -> Result
                     failures.push(rolled_back(repository, reason));
                     continue;
                 }
-                artifacts.extend(inventory.artifacts.into_iter().filter(|artifact| fits(wanted, &artifact.manifest)));
+                artifacts.extend(inventory.artifacts);
             }
             Err(error) => failures.push(error.into()),
         }
@@ -79,8 +105,8 @@ fn rolled_back(repository: &Repository, reason: &str) -> Failure {
 }
 
 fn fits(wanted: &Wanted, manifest: &Manifest) -> bool {
-    manifest.verb == Verb::Dump
-        && wanted.until.is_none_or(|until| manifest.started <= until)
+    matches!(manifest.verb, Verb::Dump | Verb::Increment)
+        && wanted.until.is_none_or(|until| manifest.as_of() <= until)
         && wanted.database.as_ref().is_none_or(|database| manifest.source.database == *database)
         && wanted.table.as_ref().is_none_or(|table| covers(manifest, table))
 }
@@ -118,16 +144,38 @@ impl Choice {
         &self.artifact.manifest
     }
 
-    /// The decrypted, decompressed content of the object with `role`; its end is good only if every digest agrees.
-    pub(super) async fn open(&self, role: ObjectRole, doors: &Doors) -> Result<Box<dyn Source>, Failure> {
-        let object = self.object(role)?;
+    /// The full dump that everything builds upon.
+    pub fn full(&self) -> &Artifact {
+        self.chain.first().unwrap_or(&self.artifact)
+    }
+
+    /// The increments upon it with their places in the chain, oldest first.
+    pub fn increments(&self) -> impl Iterator<Item = (usize, &Artifact)> {
+        self.chain.iter().enumerate().skip(1)
+    }
+
+    /// Where the rows of each relation begin.
+    pub(super) fn lineages(&self) -> Result<Vec<Lineage>, Failure> {
+        let manifests: Vec<&Manifest> = self.chain.iter().map(|link| &link.manifest).collect();
+        lineages(&manifests).map_err(|broken| Failure::new(FailureKind::Integrity, broken.to_string()))
+    }
+
+    /// The decrypted, decompressed content of the object with `role` of a link of the chain; its end is good only if every
+    /// digest agrees.
+    pub(super) async fn open(
+        &self,
+        link: &Artifact,
+        role: ObjectRole,
+        doors: &Doors,
+    ) -> Result<Box<dyn Source>, Failure> {
+        let object = object(link, role)?;
         let download = self.repository.storage.get(&object.key, object.version.as_deref(), None).await?;
         Ok(fetch::open(download, object, doors.keys.as_ref()).await?)
     }
 
-    /// The whole content of a small object.
+    /// The whole content of a small object of the artifact itself.
     pub(super) async fn read(&self, role: ObjectRole, doors: &Doors) -> Result<Vec<u8>, Failure> {
-        let mut source = self.open(role, doors).await?;
+        let mut source = self.open(&self.artifact, role, doors).await?;
         let broken = |error: Box<dyn std::error::Error + Send + Sync>| {
             Failure::new(FailureKind::Integrity, "read the schema of the backup").because(error)
         };
@@ -140,20 +188,17 @@ impl Choice {
         read.await.map_err(|error| Failure::new(FailureKind::Failed, "read the schema of the backup").because(error))?
     }
 
-    fn object(&self, role: ObjectRole) -> Result<&ObjectRecord, Failure> {
-        self.manifest().object(role).ok_or_else(|| {
-            Failure::new(
-                FailureKind::Integrity,
-                format!("use {}: it has no object of the kind {role:?}", self.artifact.name),
-            )
-        })
-    }
-
-    /// Gives the lease back.
+    /// Gives the leases back.
     pub(super) async fn release(&self) -> Result<(), Failure> {
-        match &self.lease {
-            Some(lease) => Ok(self.repository.end_lease(lease).await?),
-            None => Ok(()),
+        for lease in &self.leases {
+            self.repository.end_lease(lease).await?;
         }
+        Ok(())
     }
+}
+
+fn object(link: &Artifact, role: ObjectRole) -> Result<&ObjectRecord, Failure> {
+    link.manifest.object(role).ok_or_else(|| {
+        Failure::new(FailureKind::Integrity, format!("use {}: it has no object of the kind {role:?}", link.name))
+    })
 }

@@ -10,9 +10,10 @@ use crate::model::failure::{Failure, FailureKind};
 use crate::model::manifest::{ObjectRole, TableRecord};
 use crate::model::table::{QualifiedTable, TableName};
 use crate::ops::Setting;
+use crate::ops::restore::assemble::assemble;
 use crate::ops::restore::source::Choice;
 use crate::ops::restore::{Doors, Restored, leaves};
-use crate::postgres::difference::{Counts, Difference, Referenced};
+use crate::postgres::difference::{Counts, Difference, Referenced, STAGING};
 use crate::postgres::{Session, copy, tables};
 use crate::steps::load_dump::{self, Routing};
 use crate::steps::prove::{self, Proof};
@@ -135,18 +136,18 @@ impl Work<'_> {
     }
 
     async fn fill_beside(&self, target: &QualifiedTable, session: Session) -> Result<Vec<Proof>, Failure> {
-        let (columns, expected) = self.expected()?;
+        let (columns, _) = self.expected()?;
         let statement = format!("COPY {} ({}) FROM STDIN", target.quoted(), tables::column_list(&columns));
-        self.load(vec![session], statement).await?;
+        let (_, expected) = self.bring(session, &target.quoted(), statement).await?;
         let session = self.session().await?;
         tables::analyze(session.client(), target, self.options.reindex).await?;
         let found = copy::sum_tree(&session, target, &columns).await?;
-        let proofs = vec![Proof { table: self.table.clone(), expected, found }];
+        let proofs = vec![Proof { table: self.table.clone(), expected, found, keys_equal: None }];
         prove::require_equal(&proofs)?;
         Ok(proofs)
     }
 
-    /// Columns of the rows and what they add up to, over all leaves.
+    /// Columns of the rows and, of a full dump, what they add up to, over all leaves.
     fn expected(&self) -> Result<(Vec<String>, TableSum), Failure> {
         let mut sum = TableSum::default();
         let mut columns: Option<&Vec<String>> = None;
@@ -163,9 +164,26 @@ impl Work<'_> {
         Ok((columns.cloned().unwrap_or_default(), sum))
     }
 
+    /// Brings the rows into `target` (quoted SQL), by the COPY `statement` or out of what full and increments make. Gives
+    /// the session back, and what the rows must add up to.
+    async fn bring(&self, session: Session, target: &str, statement: String) -> Result<(Session, TableSum), Failure> {
+        let (columns, expected) = self.expected()?;
+        if self.choice.increments().next().is_none() {
+            let session = self.load(vec![session], statement).await?.into_iter().next();
+            let lost = || Failure::new(FailureKind::Failed, "keep the session that holds the rows");
+            return Ok((session.ok_or_else(lost)?, expected));
+        }
+        self.setting.events.step(format!("putting {} together", self.table));
+        let mut lineages = self.choice.lineages()?;
+        lineages.retain(|lineage| self.records.iter().any(|record| record.oid == lineage.oid));
+        let assembled = assemble(self.choice, &lineages, target, session, self.doors, self.setting).await?;
+        assembled.insert_into(target, &columns).await?;
+        Ok((assembled.session, assembled.sum))
+    }
+
     async fn load(&self, sessions: Vec<Session>, statement: String) -> Result<Vec<Session>, Failure> {
         self.setting.events.step(format!("loading {}", self.table));
-        let source = self.choice.open(ObjectRole::Data, self.doors).await?;
+        let source = self.choice.open(self.choice.full(), ObjectRole::Data, self.doors).await?;
         let wanted = self.records.iter().map(|record| record.table.clone()).collect();
         let routing = Box::new(Into { statement, wanted });
         load_dump::load(source, sessions, routing, self.setting.events.clone()).await
@@ -177,15 +195,12 @@ impl Work<'_> {
 
     /// Merge and replace.
     async fn difference(&self) -> Result<TableResult, Failure> {
-        let (columns, expected) = self.expected()?;
+        let (columns, _) = self.expected()?;
         let session = self.session().await?;
         let client = session.client();
         tables::require_columns(client, &self.table, &columns).await?;
         let difference = Difference::begin(client, &self.table, &columns).await?;
-        let sessions = self.load(vec![session], Difference::copy_statement(&columns)).await?;
-        let Some(session) = sessions.into_iter().next() else {
-            return Err(Failure::new(FailureKind::Failed, "keep the session that holds the rows"));
-        };
+        let (session, expected) = self.bring(session, STAGING, Difference::copy_statement(&columns)).await?;
         difference.index(session.client()).await?;
         let begin = format!(
             "BEGIN; SET LOCAL lock_timeout = {}; LOCK TABLE {} IN SHARE ROW EXCLUSIVE MODE",
@@ -237,7 +252,7 @@ impl Work<'_> {
             true => copy::sum_tree(session, &self.table, columns).await?,
             false => copy::sum_table(session, &self.table, columns).await?,
         };
-        let proof = Proof { table: self.table.clone(), expected, found };
+        let proof = Proof { table: self.table.clone(), expected, found, keys_equal: None };
         if replace {
             prove::require_equal(std::slice::from_ref(&proof))?;
         }

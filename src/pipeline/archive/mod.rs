@@ -9,7 +9,7 @@ mod contents;
 mod rows;
 mod scanner;
 
-pub use rows::RowSums;
+pub use rows::{KeyPlan, RowSums, Sums};
 
 use contents::{Contents, DataEntry};
 use scanner::{Scanner, take};

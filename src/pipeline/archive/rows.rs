@@ -2,25 +2,45 @@
 //!
 //! A row is a line of COPY text without its line end; COPY escapes line ends inside values, so a line is a row and only
 //! a line that is exactly `\.` ends the table. Rows cut over several pieces go through a running digest and are never
-//! held.
+//! held; only of a table whose keys are summed as well is the beginning of such a row kept, up to the end of its key.
 
 use std::collections::BTreeMap;
 
-use memchr::memchr;
+use memchr::{memchr, memchr_iter};
 
 use super::{ArchiveError, Event};
-use crate::model::digest::{Hasher, TableSum};
+use crate::model::buckets::KeySums;
+use crate::model::copy_text::key_of;
+use crate::model::digest::{Digest, Hasher, TableSum};
 use crate::model::table::QualifiedTable;
 
 const END_MARK: &[u8; 2] = b"\\.";
+
+/// Longest beginning of a cut row that is kept for its key. PostgreSQL indexes no key of more than a third of a page,
+/// as stored; printed and escaped it is a few times that, and other columns may stand before it.
+const LONGEST_KEPT: usize = 16 << 20;
+
+/// Which keys of a table are to be summed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct KeyPlan {
+    /// Places of the key's columns among those that COPY lists, in the key's order.
+    pub positions: Vec<usize>,
+    /// Into how many buckets.
+    pub buckets: u32,
+}
 
 /// The sums of the tables seen so far.
 #[derive(Debug, Default)]
 pub struct RowSums {
     tables: BTreeMap<QualifiedTable, TableSum>,
+    plans: BTreeMap<QualifiedTable, KeyPlan>,
+    keys: BTreeMap<QualifiedTable, KeySums>,
     rows: u64,
     current: Option<Current>,
 }
+
+/// What the rows of every table, and the keys of those asked for, add up to.
+pub type Sums = (BTreeMap<QualifiedTable, TableSum>, BTreeMap<QualifiedTable, KeySums>);
 
 /// The table being read.
 #[derive(Debug)]
@@ -28,7 +48,18 @@ struct Current {
     table: QualifiedTable,
     sum: TableSum,
     partial: Partial,
+    keys: Option<Keys>,
     ended: bool,
+}
+
+/// The keys of the table being read.
+#[derive(Debug)]
+struct Keys {
+    plan: KeyPlan,
+    sums: KeySums,
+    /// The beginning of a cut row.
+    begun: Vec<u8>,
+    scratch: Vec<u8>,
 }
 
 /// The beginning of a row whose end has not come yet.
@@ -40,12 +71,18 @@ struct Partial {
 }
 
 impl RowSums {
+    /// Sums, besides the rows, the keys of the tables that `plans` names.
+    pub fn with_keys(plans: BTreeMap<QualifiedTable, KeyPlan>) -> Self {
+        Self { plans, ..Self::default() }
+    }
+
     /// Takes what [`super::ArchiveReader::next`] answered.
     pub fn take(&mut self, event: Event<'_>) -> Result<(), ArchiveError> {
         match event {
             Event::TableBegin(begun) => {
                 let (table, sum, partial) = (begun.table, TableSum::default(), Partial::default());
-                self.current = Some(Current { table, sum, partial, ended: false });
+                let keys = self.plans.get(&table).map(Keys::new);
+                self.current = Some(Current { table, sum, partial, keys, ended: false });
                 Ok(())
             }
             Event::Rows(bytes) => match &mut self.current {
@@ -63,8 +100,8 @@ impl RowSums {
     }
 
     /// The sums by table.
-    pub fn finish(self) -> BTreeMap<QualifiedTable, TableSum> {
-        self.tables
+    pub fn finish(self) -> Sums {
+        (self.tables, self.keys)
     }
 
     fn end_table(&mut self) -> Result<(), ArchiveError> {
@@ -73,6 +110,12 @@ impl RowSums {
             return Err(ArchiveError::Corrupt("the rows of a table have no end mark"));
         }
         self.rows += current.sum.rows;
+        if let Some(keys) = current.keys {
+            if keys.sums.keys() != current.sum.rows {
+                return Err(ArchiveError::Corrupt("rows of a table have no key"));
+            }
+            self.keys.insert(current.table.clone(), keys.sums);
+        }
         self.tables.entry(current.table).or_default().merge(&current.sum);
         Ok(())
     }
@@ -83,9 +126,9 @@ impl Current {
         while !self.ended {
             let Some(end) = memchr(b'\n', bytes) else {
                 self.partial.extend(bytes);
-                return Ok(());
+                return self.keys.as_mut().map_or(Ok(()), |keys| keys.begin(bytes));
             };
-            self.line(&bytes[..end]);
+            self.line(&bytes[..end])?;
             bytes = &bytes[end + 1..];
         }
         match bytes.iter().all(|byte| *byte == b'\n') {
@@ -95,19 +138,54 @@ impl Current {
     }
 
     /// Takes the rest of a line, its end not included.
-    fn line(&mut self, rest: &[u8]) {
+    fn line(&mut self, rest: &[u8]) -> Result<(), ArchiveError> {
         if self.partial.length > 0 {
             self.partial.extend(rest);
             let Partial { hasher, length, first } = std::mem::take(&mut self.partial);
-            match length == 2 && first == *END_MARK {
-                true => self.ended = true,
-                false => self.sum.add_hashed_row(hasher, length),
+            if length == 2 && first == *END_MARK {
+                self.ended = true;
+                return Ok(());
             }
+            self.sum.add_hashed_row(hasher, length);
         } else if rest == END_MARK {
             self.ended = true;
+            return Ok(());
         } else {
             self.sum.add_row(rest);
         }
+        self.keys.as_mut().map_or(Ok(()), |keys| keys.end(rest))
+    }
+}
+
+impl Keys {
+    fn new(plan: &KeyPlan) -> Self {
+        Self { plan: plan.clone(), sums: KeySums::new(plan.buckets), begun: Vec::new(), scratch: Vec::new() }
+    }
+
+    /// Keeps the beginning of a row that goes on in the next piece.
+    fn begin(&mut self, bytes: &[u8]) -> Result<(), ArchiveError> {
+        let last = self.plan.positions.iter().max().copied().unwrap_or_default();
+        if memchr_iter(b'\t', &self.begun).nth(last).is_some() {
+            return Ok(());
+        }
+        let room = LONGEST_KEPT.saturating_sub(self.begun.len());
+        if bytes.len() > room {
+            return Err(ArchiveError::Corrupt("a row's key begins too far from the row's beginning"));
+        }
+        self.begun.extend_from_slice(bytes);
+        Ok(())
+    }
+
+    /// Adds the key of the row that ends with `rest`.
+    fn end(&mut self, rest: &[u8]) -> Result<(), ArchiveError> {
+        if !self.begun.is_empty() {
+            self.begun.extend_from_slice(rest);
+        }
+        let row = if self.begun.is_empty() { rest } else { &self.begun };
+        let key = key_of(row, &self.plan.positions, &mut self.scratch);
+        self.sums.add(&Digest::of(key.ok_or(ArchiveError::Corrupt("a row has fewer columns than its table"))?));
+        self.begun.clear();
+        Ok(())
     }
 }
 

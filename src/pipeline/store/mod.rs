@@ -23,10 +23,12 @@ use tokio_util::sync::CancellationToken;
 
 pub use destination::{Delivered, Destination};
 
+use super::archive::KeyPlan;
 use super::gzip::{self, Level};
 use super::openpgp::Recipients;
 use super::{PipelineError, thread};
 use crate::host::{Complete, Source};
+use crate::model::buckets::KeySums;
 use crate::model::digest::{Digest, TableSum};
 use crate::model::table::QualifiedTable;
 use destination::Outlets;
@@ -43,6 +45,8 @@ const MOST_THREADS: usize = 8;
 pub struct Recipe {
     /// Whether the source is a pg_dump archive whose rows are to be summed.
     pub rows: bool,
+    /// Of which of its tables the keys are to be summed as well.
+    pub keys: BTreeMap<QualifiedTable, KeyPlan>,
     /// Compression level.
     pub level: Level,
     /// Compressing threads.
@@ -56,7 +60,7 @@ impl Recipe {
     pub fn new(recipients: Option<Recipients>) -> Self {
         let cores = available_parallelism().map_or(1, NonZeroUsize::get);
         let threads = NonZeroUsize::new(cores.min(MOST_THREADS)).unwrap_or(NonZeroUsize::MIN);
-        Self { rows: false, level: Level::default(), threads, recipients }
+        Self { rows: false, keys: BTreeMap::new(), level: Level::default(), threads, recipients }
     }
 }
 
@@ -95,6 +99,8 @@ pub struct Flowed {
     pub stored: (u64, Digest),
     /// What each table's rows add up to, where they were summed.
     pub tables: BTreeMap<QualifiedTable, TableSum>,
+    /// What the keys of the tables asked for add up to.
+    pub keys: BTreeMap<QualifiedTable, KeySums>,
     /// The uploads, ready to be committed, or why one was given up. At least one is ready.
     pub destinations: Vec<(String, Delivered)>,
 }
@@ -120,7 +126,8 @@ pub async fn store(
     }
     match work {
         Ok((read, stored)) if destinations.iter().any(|(_, result)| result.is_ok()) => {
-            Ok(Flowed { proof: read.proof, content: read.content, stored, tables: read.tables, destinations })
+            let (tables, keys) = read.sums;
+            Ok(Flowed { proof: read.proof, content: read.content, stored, tables, keys, destinations })
         }
         work => Err(failure(work.err(), destinations).await),
     }
@@ -142,7 +149,8 @@ fn start(
     let (packing, reading, stop) = (progress.clone(), progress.clone(), stop.clone());
     let packed = thread::run("pack", move || packer::pack(members, recipe.recipients.as_ref(), outlets, &packing))
         .map_err(PipelineError::Threads)?;
-    let read = thread::run("read", move || reader::read(source, feeder, recipe.rows, &reading, &stop))
+    let rows = recipe.rows.then_some(recipe.keys);
+    let read = thread::run("read", move || reader::read(source, feeder, rows, &reading, &stop))
         .map_err(PipelineError::Threads)?;
     Ok(Threads { read, packed })
 }

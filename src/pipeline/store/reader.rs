@@ -9,10 +9,10 @@ use tokio_util::sync::CancellationToken;
 use super::Progress;
 use super::content::Content;
 use crate::host::{Complete, FailPoint, Source, SourceError, reach};
-use crate::model::digest::{Digest, TableSum};
+use crate::model::digest::Digest;
 use crate::model::table::QualifiedTable;
 use crate::pipeline::PipelineError;
-use crate::pipeline::archive::{ArchiveReader, Event, RowSums};
+use crate::pipeline::archive::{ArchiveReader, Event, KeyPlan, RowSums, Sums};
 use crate::pipeline::gzip::Feeder;
 
 /// Bytes of an archive looked at in one go: small enough to stay in a core's own cache until they are copied.
@@ -22,30 +22,30 @@ const WINDOW_BYTES: usize = 256 << 10;
 pub(super) struct Read {
     pub(super) proof: Complete,
     pub(super) content: (u64, Digest),
-    pub(super) tables: BTreeMap<QualifiedTable, TableSum>,
+    pub(super) sums: Sums,
 }
 
 /// Reads `source` to its end. Only when it ended well is the stream ended well.
 pub(super) fn read(
     mut source: Box<dyn Source>,
     feeder: Feeder,
-    rows: bool,
+    rows: Option<BTreeMap<QualifiedTable, KeyPlan>>,
     progress: &Progress,
     stop: &CancellationToken,
 ) -> Result<Read, PipelineError> {
     let mut content = Content::new(feeder, progress)?;
-    let tables = match rows {
-        true => copy_archive(source.as_mut(), &mut content, progress, stop)?,
-        false => {
+    let sums = match rows {
+        Some(keys) => copy_archive(source.as_mut(), RowSums::with_keys(keys), &mut content, progress, stop)?,
+        None => {
             while content.fill(&mut source)? {
                 require_going_on(stop)?;
             }
-            BTreeMap::new()
+            Sums::default()
         }
     };
     reach(FailPoint::DumpStreamEnd).map_err(|error| SourceError::io("end the source", error))?;
     let proof = source.finish()?;
-    Ok(Read { proof, content: content.finish()?, tables })
+    Ok(Read { proof, content: content.finish()?, sums })
 }
 
 fn require_going_on(stop: &CancellationToken) -> Result<(), PipelineError> {
@@ -58,12 +58,12 @@ fn require_going_on(stop: &CancellationToken) -> Result<(), PipelineError> {
 /// Copies a pg_dump archive, joining the rows of each table, and sums them up.
 fn copy_archive(
     source: &mut dyn Source,
+    mut sums: RowSums,
     content: &mut Content<'_>,
     progress: &Progress,
     stop: &CancellationToken,
-) -> Result<BTreeMap<QualifiedTable, TableSum>, PipelineError> {
+) -> Result<Sums, PipelineError> {
     let mut archive = ArchiveReader::default();
-    let mut sums = RowSums::default();
     let mut window = vec![0; WINDOW_BYTES];
     loop {
         require_going_on(stop)?;

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use tokio_postgres::Client;
 
 use crate::model::digest::{Digest, Hasher};
-use crate::model::lsn::{SystemId, Timeline};
+use crate::model::lsn::{Lsn, SystemId, Timeline};
 use crate::model::manifest::{DatabaseLocale, SequenceRecord, SourceRecord};
 use crate::model::table::{QualifiedTable, quote_identifier};
 use crate::postgres::coordinator::CoveredTable;
@@ -44,6 +44,7 @@ pub(super) async fn source(client: &Client) -> Result<(SourceRecord, bool), Post
         tools: Vec::new(),
         snapshot: None,
         lsn: None,
+        taken: None,
     };
     let readable = client.query_one(include_str!("../../../sql/dump/position_is_readable.sql"), &[]).await?;
     if readable.get(0) {
@@ -54,7 +55,13 @@ pub(super) async fn source(client: &Client) -> Result<(SourceRecord, bool), Post
         source.timeline = timeline.and_then(|timeline| u32::try_from(timeline).ok()).map(Timeline);
         source.system_identifier = system.and_then(|system| SystemId::try_from(system).ok());
     }
-    Ok((source, row.get(6)))
+    let on_standby: bool = row.get(6);
+    if !on_standby {
+        // The control file still has the old timeline for a while after a promotion.
+        let row = client.query_one(include_str!("../../../sql/server/timeline_primary.sql"), &[]).await?;
+        source.timeline = u32::try_from(row.get::<_, i32>(0)).ok().map(Timeline);
+    }
+    Ok((source, on_standby))
 }
 
 /// Errors with the first name that pg_dump would write in another encoding than ours. Rows are dumped in the server's
@@ -99,6 +106,11 @@ pub(super) async fn tables(
     let oids: Vec<u32> = covered.iter().map(|covered| covered.oid).collect();
     let rows = client.query(include_str!("../../../sql/dump/table_facts.sql"), &[&oids]).await?;
     let by_oid: BTreeMap<u32, _> = rows.iter().map(|row| (row.get::<_, u32>(0), row)).collect();
+    let keys = client.query(include_str!("../../../sql/dump/keys.sql"), &[&oids]).await?;
+    let mut keys: BTreeMap<u32, (Vec<String>, u64)> = keys
+        .iter()
+        .map(|row| (row.get(0), (row.get(1), u64::try_from(row.get::<_, i64>(2)).unwrap_or_default())))
+        .collect();
     let mut tables = Vec::new();
     for Covered { oid, table, is_partitioned } in covered {
         let Some(row) = by_oid.get(&oid) else {
@@ -106,11 +118,18 @@ pub(super) async fn tables(
             return Err(PostgresError::new(PostgresErrorKind::MissingObject, message));
         };
         let parent: (Option<String>, Option<String>) = (row.get(2), row.get(3));
+        let columns: Vec<String> = row.get(4);
+        let (key, own_bytes) = keys.remove(&oid).unwrap_or_default();
+        let listed = key.iter().all(|column| columns.contains(column));
         tables.push(CoveredTable {
+            key: if listed { key } else { Vec::new() },
+            own_bytes,
+            relfilenode: row.get(1),
+            fingerprint: None,
             is_partitioned,
             partition_of: parent.0.zip(parent.1).map(|(schema, name)| QualifiedTable { schema, name }),
             oid,
-            columns: row.get(4),
+            columns,
             estimated_bytes: u64::try_from(row.get::<_, i64>(5)).unwrap_or_default(),
             estimated_rows: u64::try_from(row.get::<_, i64>(6)).unwrap_or_default(),
             table,
@@ -168,12 +187,42 @@ pub(super) async fn sequences(
     Ok((sequences, faults))
 }
 
-pub(super) async fn fingerprint(client: &Client, tables: &[CoveredTable]) -> Result<Digest, PostgresError> {
+/// Digest over everything that the form of rows depends on; that of each table that is no partition of another
+/// of `tables` is set there.
+pub(super) async fn fingerprint(client: &Client, tables: &mut [CoveredTable]) -> Result<Digest, PostgresError> {
     let oids: Vec<u32> = tables.iter().map(|covered| covered.oid).collect();
-    let mut hasher = Hasher::default();
+    let mut all = Hasher::default();
+    let mut by_table: BTreeMap<u32, Hasher> = BTreeMap::new();
     for row in client.query(include_str!("../../../sql/dump/schema_fingerprint.sql"), &[&oids]).await? {
-        hasher.update(row.get::<_, String>(0).as_bytes());
-        hasher.update(b"\n");
+        let line = format!("{}\n", row.get::<_, String>(1));
+        all.update(line.as_bytes());
+        by_table.entry(row.get(0)).or_default().update(line.as_bytes());
     }
-    Ok(hasher.finish())
+    let names: BTreeSet<QualifiedTable> = tables.iter().map(|covered| covered.table.clone()).collect();
+    let follows = |covered: &CoveredTable| covered.partition_of.as_ref().is_some_and(|parent| names.contains(parent));
+    for covered in tables.iter_mut().filter(|covered| !follows(covered)) {
+        covered.fingerprint = Some(by_table.remove(&covered.oid).unwrap_or_default().finish());
+    }
+    Ok(all.finish())
+}
+
+/// The history file's lines are a timeline, the position where it was left, and why (PostgreSQL,
+/// src/backend/access/transam/timeline.c).
+pub(super) async fn timeline_history(
+    client: &Client,
+    timeline: Option<Timeline>,
+) -> Result<Option<Vec<(Timeline, Lsn)>>, PostgresError> {
+    let Some(Timeline(timeline)) = timeline else { return Ok(None) };
+    let readable = client.query_one(include_str!("../../../sql/increment/history_is_readable.sql"), &[]).await?;
+    if timeline < 2 || !readable.get::<_, bool>(0) {
+        return Ok(None);
+    }
+    let name = format!("{timeline:08X}.history");
+    let row = client.query_one(include_str!("../../../sql/increment/timeline_history.sql"), &[&name]).await?;
+    let text: Option<String> = row.get(0);
+    let line = |line: &str| {
+        let mut words = line.split_whitespace();
+        Some((Timeline(words.next()?.parse().ok()?), words.next()?.parse().ok()?))
+    };
+    Ok(text.map(|text| text.lines().filter_map(line).collect()))
 }

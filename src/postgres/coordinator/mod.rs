@@ -10,10 +10,12 @@ mod scope;
 
 use std::time::Duration;
 
+use chrono::{DateTime, Utc};
 use rand::Rng as _;
 
 use crate::host::Clock;
 use crate::model::digest::Digest;
+use crate::model::lsn::{Lsn, Timeline};
 use crate::model::manifest::{SequenceRecord, SourceRecord, TableRecord};
 use crate::model::table::{QualifiedTable, TableName};
 use crate::postgres::connection::{Connection, Session};
@@ -55,6 +57,29 @@ pub struct CoveredTable {
     pub estimated_bytes: u64,
     /// Number of its rows, an estimate.
     pub estimated_rows: u64,
+    /// The columns of its primary key, in the key's order; empty where rows have no key that COPY lists.
+    pub key: Vec<String>,
+    /// Size of its own storage in bytes, exact.
+    pub own_bytes: u64,
+    /// Number of its storage file.
+    pub relfilenode: u32,
+    /// Digest over its columns, types and keys; absent for a partition.
+    pub fingerprint: Option<Digest>,
+}
+
+/// Bytes of storage that a row takes at least, for tables that were never counted.
+const LEAST_ROW_BYTES: u64 = 128;
+
+impl CoveredTable {
+    /// Number of its rows, a guess that is never far too small.
+    pub fn guessed_rows(&self) -> u64 {
+        self.estimated_rows.max(self.own_bytes / LEAST_ROW_BYTES)
+    }
+
+    /// Where the key's columns stand among those that COPY lists.
+    pub fn key_positions(&self) -> Vec<usize> {
+        self.key.iter().filter_map(|column| self.columns.iter().position(|other| other == column)).collect()
+    }
 }
 
 /// The session that holds locks and snapshot. Dropping it releases both.
@@ -79,7 +104,7 @@ impl Coordinator {
         let session = connection.connect().await?;
         let mut attempt = 1;
         loop {
-            match Self::attempt(&session, scope).await {
+            match Self::attempt(&session, scope, clock).await {
                 Ok(Some(snapshot)) => return Self::look_around(session, scope, snapshot).await,
                 Ok(None) => {}
                 Err(error) if error.kind == PostgresErrorKind::LockTimeout && attempt < ATTEMPTS => {}
@@ -97,7 +122,11 @@ impl Coordinator {
     }
 
     /// Locks and snapshots once. Nothing when the set of tables changed between looking and locking.
-    async fn attempt(session: &Session, scope: &DumpScope) -> Result<Option<Snapshot>, PostgresError> {
+    async fn attempt(
+        session: &Session,
+        scope: &DumpScope,
+        clock: &dyn Clock,
+    ) -> Result<Option<Snapshot>, PostgresError> {
         let client = session.client();
         let before = Expansion::read(client, &scope.tables).await?;
         before.require_all_found(&scope.tables)?;
@@ -113,15 +142,17 @@ impl Coordinator {
             client.batch_execute(&format!("LOCK TABLE ONLY {} IN ACCESS SHARE MODE", names.join(", ONLY "))).await?;
         }
         let row = client.query_one(include_str!("../../../sql/dump/export_snapshot.sql"), &[]).await?;
+        let taken = clock.now();
         let after = Expansion::read(client, &scope.tables).await?;
-        Ok((before == after).then(|| Snapshot { id: row.get(0), text: row.get(1), covered: after.tables }))
+        Ok((before == after).then(|| Snapshot { id: row.get(0), text: row.get(1), taken, covered: after.tables }))
     }
 
     async fn look_around(session: Session, scope: &DumpScope, snapshot: Snapshot) -> Result<Self, PostgresError> {
         let client = session.client();
         let (mut source, on_standby) = facts::source(client).await?;
         source.snapshot = Some(snapshot.text);
-        let tables = facts::tables(client, snapshot.covered, &source).await?;
+        source.taken = Some(snapshot.taken);
+        let mut tables = facts::tables(client, snapshot.covered, &source).await?;
         facts::require_plain_names(&source, &tables)?;
         let mut faults = Vec::new();
         let (large_objects, unreadable) = facts::large_objects(client).await?;
@@ -131,7 +162,7 @@ impl Coordinator {
         let (sequences, hidden) = facts::sequences(client, &tables).await?;
         faults.extend(hidden);
         facts::require_none(faults)?;
-        let fingerprint = facts::fingerprint(client, &tables).await?;
+        let fingerprint = facts::fingerprint(client, &mut tables).await?;
         let (snapshot, all_tables, lock_timeout) = (snapshot.id, scope.tables.is_empty(), scope.lock_timeout);
         Ok(Self {
             session,
@@ -205,6 +236,10 @@ impl Coordinator {
             partition_of: covered.partition_of.clone(),
             columns: covered.columns.clone(),
             content: None,
+            relfilenode: (!covered.is_partitioned).then_some(covered.relfilenode),
+            fingerprint: covered.fingerprint,
+            key: None,
+            change: None,
         };
         self.tables.iter().map(record).collect()
     }
@@ -219,6 +254,11 @@ impl Coordinator {
         })
     }
 
+    /// Where each timeline before the present one was left; nothing where this role may not read it.
+    pub async fn timeline_history(&self) -> Result<Option<Vec<(Timeline, Lsn)>>, PostgresError> {
+        facts::timeline_history(self.session.client(), self.source.timeline).await
+    }
+
     /// Gives locks and snapshot back.
     pub async fn release(self) -> Result<(), PostgresError> {
         Ok(self.session.client().batch_execute("COMMIT").await?)
@@ -228,5 +268,6 @@ impl Coordinator {
 struct Snapshot {
     id: String,
     text: String,
+    taken: DateTime<Utc>,
     covered: Vec<Covered>,
 }

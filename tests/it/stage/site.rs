@@ -12,7 +12,7 @@ use dbagent::model::failure::Failure;
 use dbagent::model::id::RunId;
 use dbagent::model::outcome::Outcome;
 use dbagent::model::table::TableName;
-use dbagent::ops::{Setting, dump, restore};
+use dbagent::ops::{Setting, dump, increment, restore};
 use dbagent::pipeline::gzip::Level;
 use dbagent::pipeline::openpgp::{DecryptionKeys, KeyPair, Profile, Recipients};
 use dbagent::pipeline::openpgp::{generate_encryption_pair, generate_signing_key};
@@ -39,7 +39,13 @@ pub struct Site {
 impl Site {
     /// A site with one directory repository.
     pub fn new() -> Self {
-        let server = ScratchServer::start(ScratchOptions::default()).unwrap();
+        Self::with(&[])
+    }
+
+    /// A site whose server has these settings.
+    pub fn with(settings: &[(&str, &str)]) -> Self {
+        let settings = settings.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
+        let server = ScratchServer::start(ScratchOptions { settings, ..ScratchOptions::default() }).unwrap();
         server.sql("CREATE DATABASE shop").unwrap();
         server.sql_in("shop", SHOP).unwrap();
         let now = SystemClock::new().now();
@@ -132,6 +138,20 @@ impl Site {
         dump::run(&self.dump_options(), &self.dump_doors(), &self.setting()).await
     }
 
+    /// Options of an hourly increment of the same tables.
+    pub fn increment_options(&self) -> dump::Options {
+        dump::Options {
+            job: "incremental".into(),
+            folder: "incremental".into(),
+            name_prefix: "rows".into(),
+            ..self.dump_options()
+        }
+    }
+
+    pub async fn increment(&self) -> Result<Outcome, Failure> {
+        increment::run(&self.increment_options(), &self.dump_doors(), &self.setting()).await
+    }
+
     pub fn restore_doors(&self) -> restore::Doors {
         restore::Doors {
             connection: self.connection(),
@@ -155,8 +175,13 @@ impl Site {
 
     /// Restores the latest dump into the database `name`.
     pub async fn restore_database(&self, name: &str) -> Result<restore::Restored, Failure> {
+        self.restore(&self.wanted(None), name).await
+    }
+
+    /// Restores what is wanted into the database `name`.
+    pub async fn restore(&self, wanted: &restore::Wanted, name: &str) -> Result<restore::Restored, Failure> {
         let (doors, setting) = (self.restore_doors(), self.setting());
-        let choice = restore::choose(&self.wanted(None), &doors, &setting).await?;
+        let choice = restore::choose(wanted, &doors, &setting).await?;
         let options = restore::DatabaseOptions { to_database: Some(name.into()), replace: false, no_owner: false };
         restore::restore_database(&options, &choice, &doors, &setting).await
     }

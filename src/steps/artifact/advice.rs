@@ -7,8 +7,8 @@ use crate::postgres::Coordinator;
 /// src/backend/utils/mmgr/mcxt.c).
 const TOO_LONG: [&str; 2] = ["invalid memory alloc request size", "Cannot enlarge string buffer"];
 
-/// `failure` of the streams of a dump with advice, where there is any better than its own.
-pub(super) async fn advise(failure: Failure, coordinator: &Coordinator) -> Failure {
+/// `failure` of the streams of a dump or an increment with advice, where there is any better than its own.
+pub async fn advise(failure: Failure, coordinator: &Coordinator) -> Failure {
     let said = failure.full_message();
     if TOO_LONG.iter().any(|words| said.contains(words)) {
         return failure.hint(

@@ -1,4 +1,4 @@
-//! One repository during a dump: the uploads it has taken, what it committed, or why it was left behind.
+//! One repository while an artifact is made: the uploads it has taken, what it committed, or why it was left behind.
 
 use bytes::Bytes;
 
@@ -10,10 +10,13 @@ use crate::model::failure::{Failure, FailureKind};
 use crate::model::key::ObjectKey;
 use crate::model::manifest::{Encoding, ObjectRecord, ObjectRole, Verification};
 use crate::model::outcome::RepositoryOutcome;
-use crate::ops::dump::draft::Draft;
-use crate::ops::dump::pass;
+use crate::steps::artifact::draft::Draft;
+use crate::steps::artifact::pass;
 use crate::steps::read_back;
 use crate::storage::{PutOptions, Upload};
+
+/// Bytes handed to an upload at once.
+const PIECE_BYTES: usize = 1 << 20;
 
 /// An object that is wholly sent and not yet visible.
 pub(super) struct Pending {
@@ -22,9 +25,10 @@ pub(super) struct Pending {
     pub(super) record: ObjectRecord,
 }
 
-/// One repository during a dump.
-pub(super) struct Target {
-    pub(super) repository: Repository,
+/// One repository while an artifact is made.
+pub struct Target {
+    /// The repository.
+    pub repository: Repository,
     storage_class: Option<String>,
     pending: Vec<Pending>,
     stored_bytes: u64,
@@ -32,27 +36,25 @@ pub(super) struct Target {
 }
 
 impl Target {
-    pub(super) fn new(repository: Repository, storage_class: Option<String>) -> Self {
+    /// A repository that has nothing yet.
+    pub fn new(repository: Repository, storage_class: Option<String>) -> Self {
         Self { repository, storage_class, pending: Vec::new(), stored_bytes: 0, error: None }
     }
 
-    pub(super) fn is_going(&self) -> bool {
+    /// Whether it is still taking part.
+    pub fn is_going(&self) -> bool {
         self.error.is_none()
     }
 
     /// Leaves this repository behind; its uploads abort.
-    pub(super) fn give_up(&mut self, error: Failure) {
+    pub fn give_up(&mut self, error: Failure) {
         tracing::warn!(repository = self.repository.name, error = error.full_message(), "left behind");
         self.pending.clear();
         self.error = Some(error);
     }
 
     /// Begins an object.
-    pub(super) async fn begin(
-        &mut self,
-        key: &ObjectKey,
-        expected_size: Option<u64>,
-    ) -> Result<Box<dyn Upload>, Failure> {
+    pub async fn begin(&mut self, key: &ObjectKey, expected_size: Option<u64>) -> Result<Box<dyn Upload>, Failure> {
         let options = PutOptions { storage_class: self.storage_class.clone(), expected_size, ..PutOptions::default() };
         Ok(self.repository.storage.upload(key, &options).await?)
     }
@@ -62,13 +64,47 @@ impl Target {
         self.pending.push(pending);
     }
 
+    /// Sends an object whose bytes are all there as they are, and holds it. A failure leaves this repository behind.
+    pub(super) async fn hold_plain(&mut self, key: &ObjectKey, coding: Encoding, bytes: &Bytes, proof: &Complete) {
+        if !self.is_going() {
+            return;
+        }
+        let sent = async {
+            let mut upload = self.begin(key, Some(bytes.len() as u64)).await?;
+            for at in (0..bytes.len()).step_by(PIECE_BYTES) {
+                upload.write(bytes.slice(at..bytes.len().min(at + PIECE_BYTES))).await?;
+            }
+            Ok::<_, Failure>(upload)
+        };
+        match sent.await {
+            Ok(upload) => {
+                let (size, digest) = (bytes.len() as u64, Digest::of(bytes));
+                let record = ObjectRecord {
+                    role: ObjectRole::Buckets,
+                    key: key.clone(),
+                    version: None,
+                    content_size: size,
+                    content_digest: digest,
+                    stored_size: size,
+                    stored_digest: digest,
+                    encoding: vec![coding],
+                    // Read by every next increment, so never in a class that has to be thawed.
+                    storage_class: None,
+                    sse: None,
+                };
+                self.hold(Pending { upload, proof: proof.clone(), record });
+            }
+            Err(error) => self.give_up(error),
+        }
+    }
+
     /// The class asked for, as the manifest records it.
-    pub(super) fn storage_class(&self) -> Option<String> {
+    pub fn storage_class(&self) -> Option<String> {
         self.storage_class.clone().filter(|_| self.repository.storage.features().storage_classes)
     }
 
     /// Makes everything visible, manifest last. A failure leaves this repository behind.
-    pub(super) async fn commit(&mut self, name: &ArtifactName, draft: &Draft<'_>) {
+    pub async fn commit(&mut self, name: &ArtifactName, draft: &Draft<'_>) {
         if self.is_going()
             && let Err(error) = self.try_commit(name, draft).await
         {
@@ -91,7 +127,8 @@ impl Target {
         draft.coordinator.require_alive().await?;
         let now = draft.setting.clock.now();
         let verification = Verification { level, at: now };
-        let manifest = |place| draft.manifest(place, objects.clone(), verification, now);
+        let repository = self.repository.name.as_str();
+        let manifest = |place| draft.manifest(repository, place, objects.clone(), verification, now);
         let committed = self.repository.commit(&name.manifest()?, now, manifest).await?;
         self.stored_bytes = committed.manifest.stored_size();
         Ok(())
@@ -119,7 +156,7 @@ impl Target {
     }
 
     /// What became of it.
-    pub(super) fn outcome(&self) -> RepositoryOutcome {
+    pub fn outcome(&self) -> RepositoryOutcome {
         RepositoryOutcome {
             repository: self.repository.name.clone(),
             error: self.error.as_ref().map(Failure::full_message),
@@ -129,7 +166,7 @@ impl Target {
 }
 
 /// Errors with the first repository's failure when all of them were left behind.
-pub(super) fn require_one(targets: &mut [Target]) -> Result<(), Failure> {
+pub fn require_one(targets: &mut [Target]) -> Result<(), Failure> {
     if targets.iter().any(Target::is_going) {
         return Ok(());
     }

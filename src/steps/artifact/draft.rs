@@ -1,31 +1,46 @@
-//! The manifest of a dump, drafted for each repository's own place and versions.
+//! The manifest of an artifact, drafted for each repository's own place, versions and parent.
+
+use std::collections::BTreeMap;
 
 use chrono::{DateTime, Utc};
 
 use crate::catalog::repository::Place;
 use crate::model::id::ArtifactId;
-use crate::model::manifest::{FORMAT, Manifest, ObjectRecord, ObjectRole, TableRecord, Verification};
+use crate::model::manifest::{FORMAT, LargeObjects, Manifest, ObjectRecord, ParentRecord, TableRecord, Verification};
 use crate::model::verb::Verb;
-use crate::ops::Setting;
-use crate::ops::dump::object::Content;
-use crate::ops::dump::{Doors, Options, large_objects};
 use crate::postgres::Coordinator;
+use crate::steps::Setting;
+use crate::steps::artifact::{Doors, Options};
 
 /// Everything a manifest is made of that is the same in every repository.
-pub(super) struct Draft<'a> {
-    pub(super) options: &'a Options,
-    pub(super) doors: &'a Doors,
-    pub(super) setting: &'a Setting,
-    pub(super) coordinator: &'a Coordinator,
-    pub(super) content: &'a [Content],
-    pub(super) started: DateTime<Utc>,
-    pub(super) id: ArtifactId,
+pub struct Draft<'a> {
+    /// What was asked for.
+    pub options: &'a Options,
+    /// What it is made with.
+    pub doors: &'a Doors,
+    /// The run.
+    pub setting: &'a Setting,
+    /// The snapshot.
+    pub coordinator: &'a Coordinator,
+    /// Dump or increment.
+    pub verb: Verb,
+    /// When it was begun.
+    pub started: DateTime<Utc>,
+    /// The artifact.
+    pub id: ArtifactId,
+    /// The covered tables.
+    pub tables: Vec<TableRecord>,
+    /// What it says about large objects.
+    pub large_objects: LargeObjects,
+    /// What it builds upon, by repository: each has a manifest of its own.
+    pub parents: BTreeMap<String, ParentRecord>,
 }
 
 impl Draft<'_> {
-    /// The manifest at `place` of one repository, for the `objects` it holds.
+    /// The manifest at `place` of `repository`, for the `objects` it holds.
     pub(super) fn manifest(
         &self,
+        repository: &str,
         place: Place,
         objects: Vec<ObjectRecord>,
         verification: Verification,
@@ -37,7 +52,7 @@ impl Draft<'_> {
             format: FORMAT,
             id: self.id,
             run: self.setting.run,
-            verb: Verb::Dump,
+            verb: self.verb,
             job: self.options.job.clone(),
             plan: self.options.plan.clone(),
             cluster: self.options.cluster.clone(),
@@ -47,25 +62,14 @@ impl Draft<'_> {
             source,
             objects,
             recipients: self.doors.recipients.as_ref().map(|all| all.fingerprints()).unwrap_or_default(),
-            tables: self.tables(),
+            tables: self.tables.clone(),
             sequences: self.coordinator.sequences().to_vec(),
             schema_fingerprint: Some(self.coordinator.schema_fingerprint()),
-            large_objects: large_objects(self.coordinator, self.options),
+            large_objects: self.large_objects,
             fencing_token: place.fencing_token,
             catalog: place.position,
             verification,
-            parent: None,
+            parent: self.parents.get(repository).cloned(),
         }
-    }
-
-    /// The covered tables with what their rows added up to on their way through.
-    fn tables(&self) -> Vec<TableRecord> {
-        let data = self.content.iter().find(|content| content.role == ObjectRole::Data);
-        let mut records = self.coordinator.table_records();
-        for record in &mut records {
-            let sum = data.and_then(|content| content.tables.get(&record.table));
-            record.content = sum.copied();
-        }
-        records
     }
 }

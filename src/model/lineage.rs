@@ -1,0 +1,59 @@
+//! What a chain of manifests makes of each relation: where its rows begin, and which increments change them.
+//!
+//! A relation is followed by its oid, whatever it was called meanwhile. Only relations of the last manifest matter: rows
+//! of one that is gone, or detached, belong to no state restored from it. The last artifact that holds all rows of a
+//! relation is where it begins.
+
+use crate::model::digest::TableSum;
+use crate::model::manifest::{ChangeRecord, Manifest, TableRecord};
+use crate::model::table::QualifiedTable;
+
+/// One relation with rows of its own.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Lineage {
+    /// Relation oid, the same in every artifact.
+    pub oid: u32,
+    /// Its record in the last artifact.
+    pub record: TableRecord,
+    /// The place in the chain of the artifact that holds all its rows.
+    pub origin: usize,
+    /// What it is called there.
+    pub origin_table: QualifiedTable,
+    /// What its rows add up to there.
+    pub origin_sum: TableSum,
+}
+
+/// A chain that does not say where a relation's rows are.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("follow {table} through the chain: no artifact holds all its rows")]
+pub struct BrokenLineage {
+    /// The relation, as it is called last.
+    pub table: QualifiedTable,
+}
+
+/// Every relation with rows in the last of `chain`, the full dump first.
+pub fn lineages(chain: &[&Manifest]) -> Result<Vec<Lineage>, BrokenLineage> {
+    let Some(last) = chain.last() else { return Ok(Vec::new()) };
+    last.tables.iter().filter(|record| has_rows(record)).map(|record| lineage(chain, record)).collect()
+}
+
+/// Whether `record` is of a relation with rows of its own, not of a partitioned table.
+pub fn has_rows(record: &TableRecord) -> bool {
+    record.content.is_some() || record.change.is_some()
+}
+
+fn lineage(chain: &[&Manifest], last: &TableRecord) -> Result<Lineage, BrokenLineage> {
+    for (at, manifest) in chain.iter().enumerate().rev() {
+        let Some(record) = manifest.tables.iter().find(|record| record.oid == last.oid) else { break };
+        let all_rows = match &record.change {
+            Some(ChangeRecord { whole: Some(_), stored, .. }) => Some(*stored),
+            Some(_) => None,
+            None => record.content,
+        };
+        if let Some(origin_sum) = all_rows {
+            let origin_table = record.table.clone();
+            return Ok(Lineage { oid: last.oid, record: last.clone(), origin: at, origin_table, origin_sum });
+        }
+    }
+    Err(BrokenLineage { table: last.table.clone() })
+}

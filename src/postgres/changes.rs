@@ -1,0 +1,135 @@
+//! Reading what changed since a parent's snapshot: a session on the coordinator's snapshot, and the COPY statements.
+//!
+//! One reading of a relation gives, for each row, the text of its key and, only when its xmin is one that the parent may
+//! not have seen, the whole row, as the text of a record in one more column. Row and key text are those of a dump: the
+//! settings of the session are (`copy::connect`), and a record prints its fields by the same output functions.
+
+use std::ops::Range;
+use std::pin::Pin;
+
+use bytes::Bytes;
+use futures_util::TryStreamExt as _;
+use tokio_postgres::CopyOutStream;
+
+use crate::model::chain::Horizon;
+use crate::model::table::{QualifiedTable, quote_identifier};
+use crate::postgres::connection::{Connection, Session};
+use crate::postgres::coordinator::Coordinator;
+use crate::postgres::copy;
+use crate::postgres::databases::literal;
+use crate::postgres::error::{PostgresError, PostgresErrorKind};
+use crate::postgres::tables::column_list;
+
+/// A session that sees what the coordinator sees.
+#[derive(Debug)]
+pub struct SnapshotReader {
+    session: Session,
+    changed_age: i32,
+}
+
+impl SnapshotReader {
+    /// Opens a session on the coordinator's snapshot. `parent` is what the parent had seen; nothing reads everything.
+    pub async fn begin(
+        connection: &Connection,
+        coordinator: &Coordinator,
+        parent: Option<Horizon>,
+    ) -> Result<Self, PostgresError> {
+        let session = copy::connect(connection, &coordinator.source_record().encoding).await?;
+        let begin = format!(
+            "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; SET TRANSACTION SNAPSHOT {}; \
+             SET LOCAL idle_in_transaction_session_timeout = 0; SET LOCAL lock_timeout = {}",
+            literal(coordinator.snapshot()),
+            // A lock that somebody asked for meanwhile queues between the coordinator's locks and ours; without a limit we
+            // would wait for them, they for the coordinator, and the application for both.
+            coordinator.lock_timeout().as_millis()
+        );
+        session.batch(&begin).await?;
+        let changed_age = match parent {
+            None => i32::MAX,
+            Some(horizon) => {
+                let xid = horizon.xid().to_string();
+                let row = session.client().query_one(include_str!("../../sql/increment/age.sql"), &[&xid]).await?;
+                row.get(0)
+            }
+        };
+        Ok(Self { session, changed_age })
+    }
+
+    /// Keys of all rows of `table` itself, each followed by the row's record when the parent may not have seen it.
+    pub async fn changes(
+        &self,
+        table: &QualifiedTable,
+        key: &[String],
+        columns: &[String],
+    ) -> Result<CopyLines, PostgresError> {
+        let statement = format!(
+            "COPY (SELECT {}, CASE WHEN pg_catalog.age(t.xmin) <= {} THEN (ROW({}))::pg_catalog.text END FROM ONLY {} t) TO STDOUT",
+            prefixed(key),
+            self.changed_age,
+            prefixed(columns),
+            table.quoted()
+        );
+        self.copy_out(&statement).await
+    }
+
+    /// All rows of `table` itself.
+    pub async fn rows(&self, table: &QualifiedTable, columns: &[String]) -> Result<CopyLines, PostgresError> {
+        self.copy_out(&format!("COPY {} ({}) TO STDOUT", table.quoted(), column_list(columns))).await
+    }
+
+    /// Keys of all rows of `table` itself.
+    pub async fn keys(&self, table: &QualifiedTable, key: &[String]) -> Result<CopyLines, PostgresError> {
+        self.copy_out(&format!("COPY (SELECT {} FROM ONLY {} t) TO STDOUT", prefixed(key), table.quoted())).await
+    }
+
+    async fn copy_out(&self, statement: &str) -> Result<CopyLines, PostgresError> {
+        Ok(CopyLines(Box::pin(self.session.client().copy_out(statement).await?)))
+    }
+
+    /// Ends the transaction.
+    pub async fn end(self) -> Result<(), PostgresError> {
+        self.session.batch("COMMIT").await
+    }
+}
+
+/// Blocks of the storage of `table`, quoted SQL.
+pub async fn blocks(session: &Session, table: &str) -> Result<i64, PostgresError> {
+    let row = session.client().query_one(include_str!("../../sql/table/blocks.sql"), &[&table]).await?;
+    Ok(row.get(0))
+}
+
+/// Of the rows of `table` (quoted SQL) in some of its blocks: the key as PostgreSQL prints it as a record, then its columns.
+pub async fn keys_of_blocks(
+    session: &Session,
+    table: &str,
+    key: &[String],
+    blocks: Range<i64>,
+) -> Result<CopyLines, PostgresError> {
+    let key = prefixed(key);
+    let statement = format!(
+        "COPY (SELECT (ROW({key}))::pg_catalog.text, {key} FROM ONLY {table} t \
+         WHERE t.ctid >= '({},0)' AND t.ctid < '({},0)') TO STDOUT",
+        blocks.start, blocks.end
+    );
+    Ok(CopyLines(Box::pin(session.client().copy_out(&statement).await?)))
+}
+
+fn prefixed(columns: &[String]) -> String {
+    columns.iter().map(|column| format!("t.{}", quote_identifier(column))).collect::<Vec<_>>().join(", ")
+}
+
+/// Lines of COPY text. The server sends one message a row (PostgreSQL manual, "COPY Operations").
+pub struct CopyLines(Pin<Box<CopyOutStream>>);
+
+impl CopyLines {
+    /// The next line, its end included.
+    pub async fn next(&mut self) -> Result<Option<Bytes>, PostgresError> {
+        let line = self.0.try_next().await?;
+        match &line {
+            Some(line) if line.last() != Some(&b'\n') => {
+                Err(PostgresError::new(PostgresErrorKind::Other, "read rows: the server cut a row into messages"))
+            }
+            _ => Ok(line),
+        }
+    }
+}
