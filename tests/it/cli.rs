@@ -18,7 +18,17 @@ pub struct Desk {
 
 impl Desk {
     pub fn new() -> Self {
-        let site = Site::new();
+        Self::at(Site::new(), &TABLES)
+    }
+
+    /// A desk over the tables that `schema` makes, on a server that takes prepared transactions.
+    pub fn workload(schema: &str, tables: &[&str]) -> Self {
+        let site = Site::with(&[("max_prepared_transactions", "100")]);
+        site.ask(schema);
+        Self::at(site, tables)
+    }
+
+    fn at(site: Site, tables: &[&str]) -> Self {
         let root = site.root().to_owned();
         for (name, bytes) in [
             ("backup.asc", &site.pair.public),
@@ -27,7 +37,7 @@ impl Desk {
         ] {
             write_private(&root.join(name), bytes);
         }
-        let tables: Vec<String> = TABLES.iter().map(|table| format!("'{table}'")).collect();
+        let tables: Vec<String> = tables.iter().map(|table| format!("'{table}'")).collect();
         write_private(&root.join("plan.toml"), plan(&tables.join(", ")).as_bytes());
         let config = root.join("dbagent.toml");
         write_private(&config, configuration(&site).as_bytes());
@@ -80,6 +90,7 @@ fn plan(tables: &str) -> String {
     format!(
         "description = 'the shop'\n[job.full]\nverb = 'dump'\nschedule = '0 3 * * *'\ntables = [{tables}]\n\
          folder = 'full'\nname_prefix = 'shop_full'\nkeep = {{ local = '30 days', s3 = '30 days' }}\n\
+         [job.incremental]\nverb = 'increment'\nschedule = '0 * * * *'\ntables = [{tables}]\nkeep = '24 hours'\n\
          [job.expire]\nverb = 'expire'\nschedule = '0 5 * * *'\n[job.base]\nverb = 'base-backup'\nschedule = '0 2 * * 6'\n"
     )
 }

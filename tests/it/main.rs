@@ -34,6 +34,10 @@ mod durable;
 #[cfg(feature = "failpoints")]
 mod failpoint;
 mod increment;
+mod increment_chain;
+mod increment_faults;
+mod increment_history;
+mod increment_workload;
 mod init;
 mod pipeline_archive;
 mod pipeline_openpgp;

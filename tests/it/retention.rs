@@ -53,6 +53,46 @@ fn an_age_keeps_to_the_instant() {
 }
 
 #[test]
+fn a_day_of_increments_keeps_what_it_builds_upon_and_nothing_older() {
+    let mut history: Vec<Candidate> = Vec::new();
+    for day in 0..3 {
+        let full = candidate("full", at("2025-11-01T03:00:00Z") + TimeDelta::days(day), true);
+        let mut parent = full.id;
+        history.push(full);
+        for hour in 1..24 {
+            let finished = at("2025-11-01T03:00:00Z") + TimeDelta::days(day) + TimeDelta::hours(hour);
+            let next = Candidate { parent: Some(parent), ..candidate("increments", finished, true) };
+            parent = next.id;
+            history.push(next);
+        }
+    }
+    let mut rules = policies("{ count = 1 }");
+    rules.extend(policies("\"24 hours\"").remove("full").map(|policy| ("increments".to_owned(), policy)));
+    let decisions = decide(&history, &rules, GRACE, at("2025-11-04T01:30:00Z"));
+    let kept: Vec<usize> = (0..history.len()).filter(|nth| decisions[*nth].keep).collect();
+    // Of the second day only the last half hour is within 24 hours, and it needs its whole chain.
+    assert_eq!(kept, (24..72).collect::<Vec<_>>());
+    assert!(matches!(decisions[24].reason, Reason::NeededBy(_)), "{:?}", decisions[24].reason);
+    assert!(matches!(decisions[25].reason, Reason::NeededBy(_)), "{:?}", decisions[25].reason);
+    let later = decide(&history, &rules, GRACE, at("2025-11-04T02:30:00Z"));
+    assert!((24..48).all(|nth| !later[nth].keep), "an hour later nothing needs that chain");
+}
+
+#[test]
+fn an_increment_whose_chain_is_gone_is_no_good_one() {
+    let full = candidate("full", at("2025-11-01T03:00:00Z"), true);
+    let whole = Candidate { parent: Some(full.id), ..candidate("increments", at("2025-11-01T04:00:00Z"), true) };
+    let broken = Candidate {
+        parent: Some(ArtifactId::new(at("2025-11-01T05:00:00Z"))),
+        ..candidate("increments", at("2025-11-01T06:00:00Z"), true)
+    };
+    let mut rules = policies("\"1 day\"");
+    rules.insert("increments".to_owned(), rules["full"].clone());
+    let decisions = decide(&[full, whole, broken], &rules, GRACE, at("2025-12-01T00:00:00Z"));
+    assert!(decisions[1].keep && decisions[1].reason == Reason::LastGood, "the last good one is the one with a chain");
+}
+
+#[test]
 fn months_are_calendar_months_in_utc() {
     let mut history = series("2025-02-20T00:00:00Z", 1, 1);
     history.push(candidate("full", at("2022-02-01T00:00:00Z"), true));
