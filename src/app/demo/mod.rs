@@ -34,7 +34,7 @@ pub struct Options {
 /// Something the tour set out to show.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Claim {
-    /// "dump", "restore equal", "table restored", "flipped byte found".
+    /// "dump", "restore equal", "increment", "table restored", "flipped byte found".
     pub name: &'static str,
     /// Whether it held.
     pub ok: bool,

@@ -26,6 +26,11 @@ use crate::steps::read_back;
 
 /// The copy that is made of the database.
 const COPY: &str = "consulting_tool_copy";
+/// The database that full dump and increment make together.
+const HOUR: &str = "consulting_tool_hour";
+/// An hour's work: sessions end, and go on with another browser.
+const WORK: &str = "DELETE FROM public.sessions WHERE id < '08000000-0000-0000-0000-000000000000'; \
+     UPDATE public.sessions SET user_agent = 'a new browser' WHERE id >= 'f8000000-0000-0000-0000-000000000000'";
 /// The table that comes to grief.
 const TABLE: &str = "sessions";
 /// An accident: nearly half the rows gone, and wrong values in some of the others.
@@ -50,6 +55,7 @@ impl<'a> Tour<'a> {
         Ok(vec![
             self.claim("dump", self.dump()).await?,
             self.claim("restore equal", self.restore_database()).await?,
+            self.claim("increment", self.increment()).await?,
             self.claim("table restored", self.restore_damaged_table()).await?,
             self.claim("flipped byte found", self.flip_a_byte()).await?,
         ])
@@ -108,6 +114,37 @@ impl<'a> Tour<'a> {
             "Restored {wanted} rows into the new database {COPY}; in each of {} tables count and checksum of all rows \
              are what the signed manifest says.",
             restored.proofs.len()
+        ))
+    }
+
+    async fn increment(&self) -> Result<String, Failure> {
+        let before = self.sum().await?;
+        self.session().await?.batch(WORK).await?;
+        let after = self.sum().await?;
+        require(after.rows < before.rows, || format!("work an hour: no row of {TABLE} is gone"))?;
+        self.guide.events.note(format!(
+            "\nAn hour goes by: {} rows of {TABLE} are deleted and others updated.",
+            before.rows - after.rows
+        ));
+        self.command("dbagent job run incremental");
+        let outcome = self.stage.app.run_job("incremental", None, &self.setting()).await?;
+        let manifest = self.latest().await?.1;
+        let made = outcome.verdict == Verdict::Ok && manifest.verb == Verb::Increment;
+        require(made, || format!("make an increment: {}", outcome.summary))?;
+        self.command(&format!("dbagent restore --database {DATABASE} --to-database {HOUR}"));
+        let (choice, doors, setting) = self.choose(None).await?;
+        let options = DatabaseOptions { to_database: Some(HOUR.to_owned()), replace: false, no_owner: false };
+        let restored = restore::restore_database(&options, &choice, &doors, &setting).await?;
+        let found = restored.proofs.iter().find(|proof| proof.table.name == TABLE).map(|proof| proof.found);
+        let equal = restored.proofs.iter().all(|proof| proof.holds()) && found == Some(after);
+        require(equal, || format!("restore {TABLE} as it was an hour later"))?;
+        let changes = || manifest.tables.iter().filter_map(|record| record.change.as_ref());
+        let stored: u64 = changes().map(|change| change.stored.rows).sum();
+        Ok(format!(
+            "Stored {stored} changed rows of {} and what was deleted, {} in all; full dump and increment together restore \
+             into {HOUR} with exactly the rows of now: deleted ones stay deleted.",
+            changes().map(|change| change.rows).sum::<u64>(),
+            ByteSize(manifest.stored_size())
         ))
     }
 
