@@ -150,10 +150,16 @@ impl Stock {
                     lines.push(format!("{} {place}: {}", output.paint(Tone::Good, "good"), level_text(*level)))
                 }
                 (Err(failure), error) => {
-                    worst = failure.kind.exit_code();
+                    // That something is broken weighs more than that something could not be looked at.
+                    if worst != FailureKind::Integrity.exit_code() {
+                        worst = failure.kind.exit_code();
+                    }
                     let error = error.as_deref().unwrap_or_default();
                     lines.push(format!("{} {place}: failed to {error}", output.paint(Tone::Bad, "BAD")));
                 }
+            }
+            if let Some(failure) = &verified.unrecorded {
+                output.talk(&format!("not recorded in the repository: {}", failure.full_message()));
             }
             results.push(
                 json!({"id": artifact.manifest.id, "repository": artifact.repository, "good": verified.result.is_ok(),

@@ -11,7 +11,7 @@ use crate::host::failpoint::FailPoint;
 use crate::host::{Child, ChildSpec};
 use crate::model::buckets::{KeySums, bucket_counts};
 use crate::model::digest::TableSum;
-use crate::model::failure::Failure;
+use crate::model::failure::{Failure, FailureKind};
 use crate::model::id::ArtifactId;
 use crate::model::manifest::{Encoding, ObjectRole, TableRecord};
 use crate::model::outcome::Outcome;
@@ -97,6 +97,12 @@ impl Dump<'_> {
     }
 
     async fn record(&self, made: Made, records: &mut [TableRecord], targets: &mut [Target]) -> Result<(), Failure> {
+        let absent = |covered: &&CoveredTable| !covered.is_partitioned && !made.tables.contains_key(&covered.table);
+        if let Some(covered) = self.coordinator.tables().iter().find(absent) {
+            let message = format!("dump the rows of {}: pg_dump left the table out", covered.table);
+            return Err(Failure::new(FailureKind::Failed, message)
+                .hint("A table that belongs to an extension is not dumped; take it out of the job's `tables`."));
+        }
         let sum = |record: &TableRecord| -> Option<TableSum> { made.tables.get(&record.table).copied() };
         records.iter_mut().for_each(|record| record.content = sum(record));
         let mut sums = made.keys;
@@ -127,7 +133,7 @@ impl Dump<'_> {
         environment: &ChildEnvironment,
     ) -> Result<(ChildSpec, String, Encoding), Failure> {
         let Doors { tools, connection, .. } = self.maker.doors;
-        Ok(match role {
+        let (mut spec, step, coding) = match role {
             ObjectRole::Roles => {
                 let spec = pg_dump::roles(tools, environment, connection.database());
                 (spec, "dumping the roles".into(), Encoding::Sql)
@@ -138,11 +144,12 @@ impl Dump<'_> {
             }
             ObjectRole::Data | ObjectRole::Buckets | ObjectRole::Checksums => {
                 let options = DataOptions { large_objects: self.maker.options.large_objects };
-                let mut spec = pg_dump::data(tools, environment, self.coordinator, options)?;
-                spec.no_progress = Some(self.maker.options.no_progress_timeout);
+                let spec = pg_dump::data(tools, environment, self.coordinator, options)?;
                 let step = format!("dumping {} tables", self.coordinator.tables().len());
                 (spec, step, Encoding::PgDumpCustom)
             }
-        })
+        };
+        spec.no_progress = Some(self.maker.options.no_progress_timeout);
+        Ok((spec, step, coding))
     }
 }

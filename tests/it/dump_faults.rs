@@ -253,6 +253,17 @@ async fn a_login_that_inherits_nothing_dumps_as_its_role_client_tools_included()
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_named_table_that_pg_dump_leaves_out_fails_the_dump() {
+    let site = Site::new();
+    site.ask("ALTER EXTENSION plpgsql ADD TABLE left_out");
+    let mut options = site.dump_options();
+    options.tables.push("left_out".parse().unwrap());
+    let failure = dump::run(&options, &site.dump_doors(), &site.setting()).await.unwrap_err();
+    assert!(failure.message.contains("public.left_out: pg_dump left the table out"), "{}", failure.full_message());
+    assert!(site.artifacts("local").await.is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn f86_row_level_security_is_found_before_the_dump_with_its_cure() {
     let site = Site::new();
     site.ask(

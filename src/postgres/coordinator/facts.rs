@@ -170,6 +170,7 @@ pub(super) async fn sequences(
     client: &Client,
     tables: &[CoveredTable],
 ) -> Result<(Vec<SequenceRecord>, Vec<Fault>), PostgresError> {
+    let role: String = client.query_one("SELECT CURRENT_USER::pg_catalog.text", &[]).await?.get(0);
     let schemas: BTreeSet<&str> = tables.iter().map(|covered| covered.table.schema.as_str()).collect();
     let schemas: Vec<&str> = schemas.into_iter().collect();
     let (mut sequences, mut faults) = (Vec::new(), Vec::new());
@@ -177,7 +178,7 @@ pub(super) async fn sequences(
         let sequence = QualifiedTable { schema: row.get(0), name: row.get(1) };
         let quoted = sequence.quoted();
         if !row.get::<_, bool>(2) {
-            let cure = format!("GRANT SELECT ON SEQUENCE {quoted} TO CURRENT_USER;");
+            let cure = format!("GRANT SELECT ON SEQUENCE {quoted} TO {};", quote_identifier(&role));
             faults.push(Fault { what: format!("no right to read the sequence {sequence}"), cure });
             continue;
         }
