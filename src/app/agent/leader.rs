@@ -2,7 +2,7 @@
 //!
 //! The catalog's own terms fence a leader that does not notice in time; this lock keeps two from working at once.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::PoisonError;
 use std::time::Duration;
 
@@ -12,7 +12,9 @@ use tokio::time::timeout;
 
 use crate::app::App;
 use crate::app::agent::Current;
+use crate::catalog::history::{self, Filter, Remembered};
 use crate::catalog::{Inventory, Unsigned};
+use crate::model::id::RunId;
 use crate::model::verb::Verb;
 use crate::postgres::leader::LeaderLock;
 use crate::scheduler::Leadership;
@@ -70,19 +72,23 @@ async fn take_over(current: &Current, leadership: &watch::Sender<Leadership>) ->
     std::future::pending().await
 }
 
-/// Up to when each job that makes artifacts is settled: the beginning of its newest run that reached all of the job's
-/// repositories. One that cannot be read settles nothing: better a dump too many than one too few.
+/// Up to when other agents have settled each job that makes artifacts: the beginning of the newest run that is not in
+/// our own history and reached all of the job's repositories. A repository that cannot be read settles nothing: better
+/// a dump too many than one too few.
 async fn settled(app: &App) -> BTreeMap<String, DateTime<Utc>> {
     let (Ok(plan), Ok((repositories, unopened))) = (app.plan(), app.try_repositories(None).await) else {
         return BTreeMap::new();
     };
+    let remembered = history::read(&app.history_folder(), &Filter::default()).unwrap_or_default();
+    let ours: BTreeSet<RunId> = remembered.iter().filter_map(own_run).collect();
     let mut newest: BTreeMap<(String, String), DateTime<Utc>> = BTreeMap::new();
     for repository in &repositories {
         match Inventory::read(repository, Unsigned::Refuse, app.clock.now()).await {
-            Ok(inventory) => newest.extend(inventory.artifacts.into_iter().map(|artifact| {
+            Ok(inventory) => {
                 // Oldest first, so that the newest of a job stays.
-                ((artifact.repository, artifact.manifest.job), artifact.manifest.started)
-            })),
+                let theirs = inventory.artifacts.into_iter().filter(|artifact| !ours.contains(&artifact.manifest.run));
+                newest.extend(theirs.map(|each| ((each.repository, each.manifest.job), each.manifest.started)));
+            }
             Err(error) => tracing::warn!(repository = repository.name, %error, "cannot say what earlier leaders did"),
         }
     }
@@ -93,4 +99,11 @@ async fn settled(app: &App) -> BTreeMap<String, DateTime<Utc>> {
         Some((name.clone(), all?.into_iter().min()?))
     });
     settled.collect()
+}
+
+fn own_run(remembered: &Remembered) -> Option<RunId> {
+    match remembered {
+        Remembered::Run(run) => Some(run.run),
+        Remembered::Skipped(_) => None,
+    }
 }

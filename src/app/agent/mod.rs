@@ -12,8 +12,11 @@ mod signals;
 mod socket;
 
 use std::sync::{Arc, RwLock};
+use std::time::Duration;
 
 use tokio::sync::{mpsc, watch};
+use tokio::time::timeout;
+use tokio_util::task::TaskTracker;
 
 use crate::app::App;
 use crate::catalog::history::{History, HistoryLimits};
@@ -26,6 +29,9 @@ pub use jobs::unbuilt;
 
 /// Commands waiting for the scheduler.
 const WAITING_COMMANDS: usize = 16;
+
+/// How long a stopping agent waits for its last answers to be taken.
+const LAST_ANSWERS: Duration = Duration::from_millis(500);
 
 /// The configuration in force; SIGHUP replaces it.
 pub(crate) type Current = Arc<RwLock<App>>;
@@ -87,13 +93,19 @@ pub async fn run(app: App) -> Result<(), Failure> {
         random: rand::random::<f64>,
     };
     let agent = Agent::new(limits(&app), doors);
-    let listening = socket::listen(&app, commands.clone())?;
+    let answers = TaskTracker::new();
+    let listening = socket::listen(&app, commands.clone(), answers.clone())?;
     let leading = tokio::spawn(leader::lead(current.clone(), leadership));
     let signalled = tokio::spawn(signals::watch(current, commands)?);
     let logging = tokio::spawn(log::write(told));
     agent.run(jobs).await;
     for task in [&signalled, &leading, &listening] {
         task.abort();
+    }
+    answers.close();
+    // Whoever asked for a run that has just ended is to hear of it; one who does not listen is not waited for.
+    if timeout(LAST_ANSWERS, answers.wait()).await.is_err() {
+        tracing::debug!("a request on the socket was not answered before the end");
     }
     socket::remove(&app);
     logging.await.map_err(|error| Failure::new(FailureKind::Failed, "write the last events").because(error))

@@ -11,6 +11,7 @@ use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
+use tokio_util::task::TaskTracker;
 
 use crate::app::App;
 use crate::catalog::history::{RecordedFailure, RunRecord};
@@ -43,7 +44,11 @@ pub(super) fn path(app: &App) -> PathBuf {
 }
 
 /// Listens from now on. A socket left by a dead agent is replaced: the state directory's lock is ours.
-pub(super) fn listen(app: &App, commands: mpsc::Sender<Command>) -> Result<JoinHandle<()>, Failure> {
+pub(super) fn listen(
+    app: &App,
+    commands: mpsc::Sender<Command>,
+    answers: TaskTracker,
+) -> Result<JoinHandle<()>, Failure> {
     let path = path(app);
     let failed = |error: Box<dyn std::error::Error + Send + Sync>| {
         Failure::new(FailureKind::Failed, format!("listen on {}", path.display()))
@@ -69,7 +74,7 @@ pub(super) fn listen(app: &App, commands: mpsc::Sender<Command>) -> Result<JoinH
                 }
             };
             let commands = commands.clone();
-            tokio::spawn(async move {
+            answers.spawn(async move {
                 if let Err(error) = answer(stream, commands).await {
                     tracing::debug!(%error, "a request on the socket was not answered");
                 }
