@@ -382,3 +382,17 @@ async fn f79_a_lock_asked_for_between_ours_and_pg_dumps_holds_nobody_up_for_long
     assert!(failure.full_message().contains("LOCK TABLE"), "{}", failure.full_message());
     assert!(site.artifacts("local").await.is_empty());
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn f01_what_a_dead_run_of_the_same_second_left_is_passed_over() {
+    let site = Site::new();
+    let now = SystemClock::new().now();
+    let folder = site.directory("local/full");
+    let left = folder.join(format!("shop_full_{}.roles.sql.gz.gpg", now.format("%Y%m%d_%H%M%S")));
+    std::fs::write(&left, "of a run that died before its manifest").unwrap();
+    let clock = Arc::new(dbagent::host::clock::ManualClock::at(now));
+    let setting = dbagent::ops::Setting { clock, ..site.setting() };
+    dump::run(&site.dump_options(), &site.dump_doors(), &setting).await.unwrap();
+    assert_eq!(std::fs::read(&left).unwrap(), b"of a run that died before its manifest");
+    assert_eq!(site.artifacts("local").await.len(), 1);
+}

@@ -163,7 +163,6 @@ fn an_s3_that_refuses_makes_the_run_incomplete_with_an_exit_code_and_the_next_ru
 async fn f26_bursts_of_busy_answers_hold_up_neither_a_dump_nor_a_restore() {
     let shop = Shop::new().await;
     let requests = [
-        ("HEAD", ".manifest.json"),
         ("GET", "repository.json"),
         ("PUT", "repository.json"),
         ("GET", "list-type=2"),

@@ -100,7 +100,8 @@ impl Doors {
         }
     }
 
-    /// The name that `named` gives at `started`; names count seconds, so one just taken is passed over for the next.
+    /// The name that `named` gives at `started`; names count seconds, so one just taken is passed over for the next: by
+    /// an artifact, or by the objects of a run that died before its manifest.
     pub async fn free_name(
         &self,
         started: DateTime<Utc>,
@@ -109,11 +110,11 @@ impl Doors {
         let mut at = started;
         loop {
             let name = named(at)?;
-            let manifest = name.manifest()?;
+            let begins = format!("{name}.");
             let mut taken = false;
             for repository in &self.repositories {
                 // A repository that does not answer is no reason to wait here; it is left behind later, with its error.
-                taken |= repository.storage.head(&manifest).await.is_ok();
+                taken |= repository.storage.list(&begins, None).await.is_ok_and(|page| !page.objects.is_empty());
             }
             if !taken {
                 return Ok(name);
