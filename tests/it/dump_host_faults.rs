@@ -276,3 +276,90 @@ fn f21_an_agent_out_of_file_descriptors_fails_the_run_clearly_and_recovers_witho
     assert!(output.status.success() || text.contains("open files"), "{text}");
     assert_eq!(desk.json(0, &["job", "run", "full"])["run"]["end"]["result"]["done"]["verdict"], "ok");
 }
+
+/// A memory limit over a process and its children, by cgroup (either version). Only root may make one.
+#[cfg(feature = "long")]
+struct MemoryLimit {
+    folder: std::path::PathBuf,
+    peak: &'static str,
+}
+
+#[cfg(feature = "long")]
+impl MemoryLimit {
+    fn of(bytes: u64) -> Self {
+        let name = format!("dbagent-test-{}", std::process::id());
+        let versions = [
+            ("/sys/fs/cgroup/memory", "memory.limit_in_bytes", "memory.max_usage_in_bytes"),
+            ("/sys/fs/cgroup", "memory.max", "memory.peak"),
+        ];
+        for (root, limit, peak) in versions {
+            let folder = Path::new(root).join(&name);
+            if std::fs::create_dir(&folder).is_ok() && std::fs::write(folder.join(limit), bytes.to_string()).is_ok() {
+                return Self { folder, peak };
+            }
+            let _ = std::fs::remove_dir(&folder);
+        }
+        panic!("no memory cgroup can be made here: run the long tier as root");
+    }
+
+    fn over(&self, command: &Command) -> Command {
+        let script = format!("echo $$ >'{}' && exec \"$0\" \"$@\"", self.folder.join("cgroup.procs").display());
+        wrapped(&["bash", "-c", &script], command)
+    }
+
+    fn peak(&self) -> u64 {
+        std::fs::read_to_string(self.folder.join(self.peak)).unwrap().trim().parse().unwrap()
+    }
+}
+
+#[cfg(feature = "long")]
+impl Drop for MemoryLimit {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir(&self.folder);
+    }
+}
+
+#[cfg(feature = "long")]
+#[test]
+fn f20_long_a_dump_far_larger_than_its_memory_limit_is_made_and_restored_within_it() {
+    let s3 = crate::stage::s3::S3Server::start();
+    let desk = Desk::with_s3(&s3);
+    // 1.5 GB that compress well, and 300 MB that do not.
+    desk.site.ask(
+        "CREATE TABLE large AS SELECT n AS id, repeat(md5(n::text), 32000) AS t, NULL::bytea AS raw \
+         FROM generate_series(1, 1500) n; \
+         INSERT INTO large SELECT n, NULL, (SELECT string_agg(sha512((n::text || ' ' || m)::bytea), '') \
+         FROM generate_series(1, 8000) m) FROM generate_series(1, 600) n",
+    );
+    let plan = desk.site.root().join("plan.toml");
+    let text = std::fs::read_to_string(&plan).unwrap();
+    std::fs::write(&plan, text.replace("tables = [", "tables = ['large', ")).unwrap();
+    let limit = MemoryLimit::of(160 << 20);
+    let restore = ["restore", "--database", "shop", "--to-database", "copy", "--json"];
+    for arguments in [&["job", "run", "full", "--json"][..], &restore] {
+        let output = limit.over(&desk.command(arguments)).output().unwrap();
+        assert!(output.status.success(), "{arguments:?} {:?}: {output:?}", output.status);
+        println!("{arguments:?}: peak {} MiB", limit.peak() >> 20);
+    }
+    // The limit counts the page cache too, so that it is reached; what matters is that nobody had to be killed for it.
+    assert_eq!(desk.json(0, &["backup", "list"])["backups"].as_array().unwrap().len(), 2);
+}
+
+#[cfg(feature = "long")]
+#[test]
+fn f20_long_a_dump_that_runs_out_of_memory_is_like_one_that_was_killed() {
+    let desk = Desk::new();
+    let mut died = 0;
+    for megabytes in [4, 8, 12, 16, 20, 24, 32, 48] {
+        let limit = MemoryLimit::of(megabytes << 20);
+        let before = listed(&desk);
+        let output = limit.over(&desk.command(&["job", "run", "full", "--json"])).output().unwrap();
+        died += usize::from(!output.status.success());
+        let now = listed(&desk);
+        assert!(now == before + usize::from(output.status.success()), "{megabytes} MiB: {output:?}");
+    }
+    assert!(died > 0, "the limit never hurt");
+    assert_eq!(desk.json(0, &["job", "run", "full"])["run"]["end"]["result"]["done"]["verdict"], "ok");
+    let verified = desk.json(0, &["backup", "verify", "--deep"]);
+    assert!(verified["verified"].as_array().unwrap().iter().all(|copy| copy["good"] == true));
+}

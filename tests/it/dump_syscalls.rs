@@ -231,7 +231,7 @@ fn f19_long_errors_at_every_call_on_files_are_told_and_nothing_half_made_is_list
     for (calls, error) in [
         (&["fsync", "renameat2", "mkdirat", "getdents64", "fdatasync"][..], "EIO"),
         (&["openat", "renameat2", "mkdirat"][..], "ENOSPC"),
-        (&["openat", "clone3", "socket", "pipe2"][..], "EMFILE"),
+        (&["openat", "socket", "pipe2"][..], "EMFILE"),
     ] {
         every_nth(calls, Fault::Error(error), None, 10);
     }

@@ -8,8 +8,8 @@ use std::time::{Duration, Instant};
 
 use chrono::{DateTime, Timelike as _, Utc};
 
-/// Longest wait for anything an agent is to say.
-const PATIENCE: Duration = Duration::from_secs(40);
+/// Longest wait for anything an agent is to say: a minute's schedule comes within it.
+const PATIENCE: Duration = Duration::from_secs(90);
 
 /// A running agent, killed when dropped.
 pub struct RunningAgent {
