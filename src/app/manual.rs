@@ -2,6 +2,7 @@
 
 use crate::app::App;
 use crate::app::agent::{AgentClient, Answer};
+use crate::app::terms::Terms;
 use crate::catalog::history::{Entry, Interruption, RunRecord, RunResult, Trigger};
 use crate::model::event::Events;
 use crate::model::failure::{Failure, FailureKind, with_causes};
@@ -63,7 +64,9 @@ impl App {
             }
         };
         remember(&Entry::Begun(record.clone()));
-        let result = self.run_under(&mut lock, name, &setting).await;
+        // Holding the lock is a leadership, for this one run.
+        let leader = self.clone().leading(Terms::of_leadership());
+        let result = leader.run_under(&mut lock, name, &setting).await;
         let record = record.ended(self.clock.now(), result);
         remember(&Entry::Ended(record.clone()));
         Ok(record)

@@ -14,6 +14,7 @@ mod postgres;
 mod repositories;
 mod secrets;
 mod sheet;
+mod terms;
 pub mod verbs;
 
 use std::sync::Arc;
@@ -37,6 +38,7 @@ pub struct App {
     /// The time.
     pub clock: Arc<dyn Clock>,
     request: LoadRequest,
+    terms: terms::Terms,
 }
 
 impl App {
@@ -48,12 +50,23 @@ impl App {
                 .hint("`dbagent config example` shows every key and what it means.")
         })?;
         let clock = Arc::new(SystemClock::new());
-        Ok(Self { loaded: Arc::new(loaded), environment: Arc::new(environment), clock, request })
+        Ok(Self {
+            loaded: Arc::new(loaded),
+            environment: Arc::new(environment),
+            clock,
+            request,
+            terms: terms::Terms::default(),
+        })
     }
 
     /// The same, loaded anew.
     pub fn reload(&self) -> Result<Self, Failure> {
         Ok(Self { clock: self.clock.clone(), ..Self::load(self.request.clone())? })
+    }
+
+    /// The same under `terms`: whoever leads writes to repositories under terms of its own.
+    pub(in crate::app) fn leading(self, terms: terms::Terms) -> Self {
+        Self { terms, ..self }
     }
 
     /// The plan, which jobs come from.

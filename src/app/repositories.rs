@@ -61,12 +61,12 @@ impl App {
     ) -> Repository {
         let memory = self.loaded.config.state_dir.join("catalog").join(format!("{name}.head.json"));
         Repository {
+            term: self.terms.of(&storage.place()),
             name: name.to_owned(),
             storage,
             verifier: verifier.clone(),
             signer,
             memory: Some(memory).filter(|path| path.parent().is_some_and(std::path::Path::is_dir)),
-            term: Arc::default(),
         }
     }
 }

@@ -16,6 +16,7 @@ pub mod names;
 pub mod repository;
 pub mod select;
 pub mod signature;
+pub mod term;
 
 pub use entry::{Entry, Head, Record};
 pub use error::{CatalogError, CatalogErrorKind};
@@ -25,3 +26,4 @@ pub use names::ArtifactName;
 pub use repository::{Committed, Repository};
 pub use select::Selector;
 pub use signature::{Signer, Verifier};
+pub use term::Term;

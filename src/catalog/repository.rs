@@ -7,13 +7,13 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use chrono::{DateTime, Utc};
-use tokio::sync::OnceCell;
 
 use crate::catalog::entry::{Entry, Head, Record};
 use crate::catalog::error::{CatalogError, CatalogErrorKind};
 use crate::catalog::log::Log;
 use crate::catalog::names;
 use crate::catalog::signature::{Signer, Verifier};
+use crate::catalog::term::Term;
 use crate::host::failpoint::{self, FailPoint};
 use crate::model::digest::Digest;
 use crate::model::id::ArtifactId;
@@ -25,7 +25,7 @@ use crate::storage::{PutOptions, Storage, StorageError};
 const DOCUMENT_LIMIT: u64 = 64 << 20;
 
 /// How often an append starts over because another writer took the number, before it gives up.
-const APPEND_ATTEMPTS: u32 = 16;
+pub(in crate::catalog) const APPEND_ATTEMPTS: u32 = 16;
 
 /// One repository and what is needed to believe and extend its catalog.
 #[derive(Clone, Debug)]
@@ -40,8 +40,8 @@ pub struct Repository {
     pub signer: Option<Arc<Signer>>,
     /// Where the newest head ever seen is remembered; absent on a host without state.
     pub memory: Option<PathBuf>,
-    /// Our term of leadership in this repository, begun by the first write.
-    pub term: Arc<OnceCell<u64>>,
+    /// The term it is written to under.
+    pub term: Arc<Term>,
 }
 
 /// The place an artifact is given in a repository's log.
@@ -94,29 +94,10 @@ impl Repository {
         })
     }
 
-    /// Our term: begun by the first call, the same ever after. Entries of older terms are refused once it has begun.
-    pub async fn term(&self, now: DateTime<Utc>) -> Result<u64, CatalogError> {
-        self.term.get_or_try_init(|| self.begin_term(now)).await.copied()
-    }
-
-    async fn begin_term(&self, now: DateTime<Utc>) -> Result<u64, CatalogError> {
-        for _ in 0..APPEND_ATTEMPTS {
-            let head = self.head(now).await?;
-            let token = head.fencing_token + 1;
-            match self.append_after(&head, token, Record::Term, now).await {
-                Ok(_) => return Ok(token),
-                Err(error) if error.is_exists() => {}
-                Err(error) => return Err(error),
-            }
-        }
-        Err(self.contended())
-    }
-
     /// Appends one statement under our term.
     pub async fn record(&self, record: Record, now: DateTime<Utc>) -> Result<(), CatalogError> {
-        let token = self.term(now).await?;
         for _ in 0..APPEND_ATTEMPTS {
-            let head = self.unfenced_head(token, now).await?;
+            let (head, token) = self.writable_head(now).await?;
             match self.append_after(&head, token, record.clone(), now).await {
                 Ok(_) => return Ok(()),
                 Err(error) if error.is_exists() => {}
@@ -134,9 +115,8 @@ impl Repository {
         now: DateTime<Utc>,
         draft: impl Fn(Place) -> Manifest + Sync,
     ) -> Result<Committed, CatalogError> {
-        let token = self.term(now).await?;
         for _ in 0..APPEND_ATTEMPTS {
-            let head = self.unfenced_head(token, now).await?;
+            let (head, token) = self.writable_head(now).await?;
             let position = CatalogPosition { sequence: head.sequence + 1, previous: head.digest };
             let manifest = draft(Place { position, fencing_token: token });
             match self.commit_after(&head, key, manifest, token, now).await {
@@ -179,7 +159,7 @@ impl Repository {
         })
     }
 
-    async fn append_after(
+    pub(in crate::catalog) async fn append_after(
         &self,
         head: &Head,
         token: u64,
@@ -194,18 +174,6 @@ impl Repository {
         Ok(next)
     }
 
-    async fn unfenced_head(&self, token: u64, now: DateTime<Utc>) -> Result<Head, CatalogError> {
-        let head = self.head(now).await?;
-        if head.fencing_token > token {
-            let message = format!(
-                "write to the catalog of repository {}: another agent took over (its term is {}, ours {token})",
-                self.name, head.fencing_token
-            );
-            return Err(CatalogError::new(CatalogErrorKind::Fenced, message));
-        }
-        Ok(head)
-    }
-
     /// The end of the log, its chain checked.
     pub async fn head(&self, now: DateTime<Utc>) -> Result<Head, CatalogError> {
         let log = Log::read(self, now).await?;
@@ -215,7 +183,7 @@ impl Repository {
         }
     }
 
-    fn contended(&self) -> CatalogError {
+    pub(in crate::catalog) fn contended(&self) -> CatalogError {
         let message = format!("add to the catalog of repository {}: other writers kept taking the number", self.name);
         CatalogError::new(CatalogErrorKind::Fenced, message)
     }

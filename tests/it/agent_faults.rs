@@ -171,7 +171,7 @@ fn f10_a_snapshot_session_cut_while_the_manifest_is_stored_does_not_turn_a_good_
 }
 
 /// A desk whose only repository is `s3`.
-fn into_s3_alone(s3: &S3Server) -> Desk {
+pub fn into_s3_alone(s3: &S3Server) -> Desk {
     let desk = Desk::with_s3(s3);
     let text = std::fs::read_to_string(&desk.config).unwrap();
     let (before, after) = text.split_once("[repository.local]").unwrap();

@@ -39,6 +39,7 @@ mod increment_faults;
 mod increment_history;
 mod increment_workload;
 mod init;
+mod leadership;
 mod pipeline_archive;
 mod pipeline_openpgp;
 mod pipeline_store;

@@ -25,8 +25,8 @@ const EVERY: Duration = Duration::from_secs(5);
 /// How long the repositories may take to say what earlier leaders did.
 const LOOK: Duration = Duration::from_secs(60);
 
-/// Tries to lead for ever, and tells `leadership` how it stands.
-pub(super) async fn lead(current: Current, leadership: watch::Sender<Leadership>) {
+/// Tries to lead for ever, and tells `leadership` how it stands. `refused` tells which leadership a repository refused.
+pub(super) async fn lead(current: Current, leadership: watch::Sender<Leadership>, mut refused: watch::Receiver<u64>) {
     let app = current.read().unwrap_or_else(PoisonError::into_inner).clone();
     let mut complained = false;
     loop {
@@ -35,10 +35,10 @@ pub(super) async fn lead(current: Current, leadership: watch::Sender<Leadership>
                 complained = false;
                 let lost = tokio::select! {
                     lost = lock.lost(app.clock.as_ref()) => lost,
-                    never = take_over(&current, &leadership) => never,
+                    refused = take_over(&current, &leadership, &mut refused) => refused,
                 };
                 leadership.send_replace(Leadership::Follower);
-                tracing::warn!(error = lost, "lost the leader's lock");
+                tracing::warn!(error = lost, "leads no longer");
             }
             Ok(None) if !complained => {
                 tracing::info!("another agent leads this cluster; waiting");
@@ -60,8 +60,13 @@ async fn try_once(app: &App) -> Result<Option<LeaderLock>, String> {
     LeaderLock::take(&connection, &app.loaded.config.cluster).await.map_err(|error| error.full_message())
 }
 
-/// Leads from now on, knowing what earlier leaders did. Never comes to an end by itself.
-async fn take_over(current: &Current, leadership: &watch::Sender<Leadership>) -> String {
+/// Leads from now on, knowing what earlier leaders did. Ends only when a repository has seen a later leadership: whoever
+/// still holds the lock gives it up then, and leads under new terms only if it gets it again.
+async fn take_over(
+    current: &Current,
+    leadership: &watch::Sender<Leadership>,
+    refused: &mut watch::Receiver<u64>,
+) -> String {
     let app = current.read().unwrap_or_else(PoisonError::into_inner).clone();
     let handled = timeout(LOOK, settled(&app)).await.unwrap_or_else(|_| {
         tracing::warn!("the repositories do not say what earlier leaders did; jobs may run once more than needed");
@@ -69,7 +74,10 @@ async fn take_over(current: &Current, leadership: &watch::Sender<Leadership>) ->
     });
     let fencing_token = u64::try_from(app.clock.now().timestamp_micros()).unwrap_or_default();
     leadership.send_replace(Leadership::Leader { fencing_token, handled });
-    std::future::pending().await
+    if refused.wait_for(|token| *token == fencing_token).await.is_err() {
+        std::future::pending::<()>().await;
+    }
+    "a repository has seen a later leadership".to_owned()
 }
 
 /// Up to when other agents have settled each job that makes artifacts: the beginning of the newest run that is not in

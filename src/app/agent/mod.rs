@@ -82,9 +82,10 @@ pub async fn run(app: App) -> Result<(), Failure> {
     let (commands, waiting) = mpsc::channel(WAITING_COMMANDS);
     let (events, told) = mpsc::unbounded_channel();
     let (leadership, led) = watch::channel(Leadership::Follower);
+    let (deposed, refused) = watch::channel(0);
     let current: Current = Arc::new(RwLock::new(app.clone()));
     let doors = Doors {
-        runner: Arc::new(runner::AppRunner::new(current.clone())),
+        runner: Arc::new(runner::AppRunner::new(current.clone(), deposed)),
         clock: app.clock.clone(),
         history: Arc::new(app.history()?),
         leadership: led,
@@ -95,7 +96,7 @@ pub async fn run(app: App) -> Result<(), Failure> {
     let agent = Agent::new(limits(&app), doors);
     let answers = TaskTracker::new();
     let listening = socket::listen(&app, commands.clone(), answers.clone())?;
-    let leading = tokio::spawn(leader::lead(current.clone(), leadership));
+    let leading = tokio::spawn(leader::lead(current.clone(), leadership, refused));
     let signalled = tokio::spawn(signals::watch(current, commands)?);
     let logging = tokio::spawn(log::write(told));
     agent.run(jobs).await;

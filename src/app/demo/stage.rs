@@ -10,6 +10,7 @@ use chrono::{DateTime, Months, NaiveDate, Utc};
 use tempfile::TempDir;
 
 use crate::app::demo::Guide;
+use crate::app::terms::Terms;
 use crate::app::{App, init};
 use crate::config::{self, Environment, LoadRequest};
 use crate::host::durable;
@@ -111,7 +112,9 @@ fn open_site(site: &TempDir, server: &ScratchServer, guide: &Guide) -> Result<Ap
     let environment = Environment::default();
     let loaded = config::load(&request, &environment)
         .map_err(|errors| Failure::new(FailureKind::Usage, "load the demo's configuration").because(errors))?;
-    Ok(App { loaded: Arc::new(loaded), environment: Arc::new(environment), clock: guide.clock.clone(), request })
+    // Nobody else knows this server: the demo leads it.
+    let terms = Terms::of_leadership();
+    Ok(App { loaded: Arc::new(loaded), environment: Arc::new(environment), clock: guide.clock.clone(), request, terms })
 }
 
 /// The superuser's login by the socket in `directory`.
