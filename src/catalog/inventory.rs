@@ -93,25 +93,33 @@ struct Standing {
 impl Inventory {
     /// Reads what `repository` holds as of `now`.
     pub async fn read(repository: &Repository, unsigned: Unsigned, now: DateTime<Utc>) -> Result<Self, CatalogError> {
-        let log = Log::read(repository, now).await?;
-        let mut standing = standings(&log);
+        let mut log = Log::read(repository, now).await?;
+        let early = standings(&log);
         let keys = manifest_keys(repository).await?;
         let read: Vec<_> = stream::iter(keys)
             .map(|key| async move { fetch(repository, key).await })
             .buffered(FETCHES_AT_ONCE)
             .try_collect()
             .await?;
+        let read: Vec<Found> = read.into_iter().flatten().collect();
+        if !agree(&early, &read) {
+            // Artifacts come and go while this reads; the log is what says whether that was so.
+            log = Log::read(repository, now).await?;
+        }
         let mut inventory = Self { broken_log: log.broken.clone(), ..Self::default() };
         if let Some(reason) = &log.broken {
             inventory.findings.push(Finding::new(Severity::Critical, "catalog-broken", reason.clone()));
         }
+        let mut standing = standings(&log);
         let gate = Gate { repository, unsigned, now };
-        for found in read.into_iter().flatten() {
+        for found in read {
             match gate.admit(&found, standing.remove(&found.key)) {
                 Ok(artifact) => inventory.artifacts.push(artifact),
                 Err(error) => inventory.findings.push(refused(repository, &found.key, &error)),
             }
         }
+        // What was committed after the listing has its manifest, unseen.
+        standing.retain(|key, _| early.contains_key(key));
         inventory.note_unfinished(repository, standing);
         inventory.artifacts.sort_by(|a, b| (a.manifest.finished, &a.name).cmp(&(b.manifest.finished, &b.name)));
         Ok(inventory)
@@ -130,6 +138,16 @@ impl Inventory {
             self.unfinished.push(Unfinished { artifact: stands.artifact, manifest, recorded: stands.recorded });
         }
     }
+}
+
+/// Whether every manifest found stands in the log, and everything that stands there was found.
+fn agree(standing: &BTreeMap<ObjectKey, Standing>, read: &[Found]) -> bool {
+    let live = standing.values().filter(|stands| !stands.buried).count();
+    live == read.len()
+        && read.iter().all(|found| {
+            let stands = standing.get(&found.key);
+            stands.is_some_and(|stands| !stands.buried && stands.manifest_digest == Digest::of(&found.manifest))
+        })
 }
 
 fn standings(log: &Log) -> BTreeMap<ObjectKey, Standing> {

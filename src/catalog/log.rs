@@ -31,6 +31,8 @@ pub struct Log {
 impl Log {
     /// Reads the whole log of `repository`.
     pub async fn read(repository: &Repository, now: DateTime<Utc>) -> Result<Self, CatalogError> {
+        // Before the listing: another process may add an entry, and remember it, while this one reads.
+        let seen = repository.recall()?;
         let keys = list_all(repository.storage.as_ref(), &names::entries()).await?;
         let numbered = keys.into_iter().filter(|key| names::entry_number(key).is_some());
         let fetched: Vec<(ObjectKey, bytes::Bytes)> = stream::iter(numbered)
@@ -45,7 +47,7 @@ impl Log {
                 break;
             }
         }
-        log.compare_with_memory(repository)?;
+        log.compare(repository, seen);
         Ok(log)
     }
 
@@ -68,17 +70,16 @@ impl Log {
     }
 
     /// A log shorter than one already seen, or with another entry at the same number, was rolled back or replaced.
-    fn compare_with_memory(&mut self, repository: &Repository) -> Result<(), CatalogError> {
-        let Some(seen) = repository.recall()? else {
-            repository.remember(&self.head);
-            return Ok(());
+    fn compare(&mut self, repository: &Repository, seen: Option<Head>) {
+        let Some(seen) = seen else {
+            return repository.remember(&self.head);
         };
         let same = match self.entries.get(usize::try_from(seen.sequence).unwrap_or(usize::MAX)) {
             Some(next) => next.previous == seen.digest,
             None => self.head.sequence == seen.sequence && self.head.digest == seen.digest,
         };
         if self.broken.is_some() {
-            return Ok(());
+            return;
         }
         if seen.sequence > 0 && !same {
             let place = repository.storage.place();
@@ -87,10 +88,9 @@ impl Log {
                 "believe the catalog in {place}: it ends at entry {last} and does not hold the entry {known} seen before; \
                  it was rolled back or replaced"
             ));
-            return Ok(());
+            return;
         }
         repository.remember(&self.head);
-        Ok(())
     }
 }
 

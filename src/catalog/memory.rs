@@ -28,11 +28,11 @@ impl Repository {
         }
     }
 
-    /// Remembers `head` as the newest seen. Where that cannot be written (a full disk), it is said and work goes on: the
+    /// Remembers `head` if it is the newest seen; another process may have seen a newer one. Where that cannot be written (a full disk), it is said and work goes on: the
     /// memory is a cache, and neither a backup nor a restore must fail for it.
     pub(in crate::catalog) fn remember(&self, head: &Head) {
         let Some(path) = &self.memory else { return };
-        if self.recall().is_ok_and(|seen| seen.is_some_and(|seen| seen == *head)) {
+        if self.recall().is_ok_and(|seen| seen.is_some_and(|seen| seen.sequence >= head.sequence)) {
             return;
         }
         let written = serde_json::to_vec(head)

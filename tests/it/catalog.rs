@@ -4,7 +4,9 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use chrono::{DateTime, Utc};
-use dbagent::catalog::{CatalogErrorKind, Identity, Inventory, Record, Repository, Signer, Unsigned, Verifier, names};
+use dbagent::catalog::{
+    CatalogErrorKind, Head, Identity, Inventory, Record, Repository, Signer, Unsigned, Verifier, names,
+};
 use dbagent::model::digest::Digest;
 use dbagent::model::id::{ArtifactId, RunId};
 use dbagent::model::lsn::SystemId;
@@ -15,6 +17,9 @@ use dbagent::model::verb::Verb;
 use dbagent::pipeline::openpgp::generate_signing_key;
 use dbagent::steps::bury::bury;
 use dbagent::storage::{DirectoryStorage, MemoryStorage, PutOptions, Storage};
+
+use crate::stage::s3::S3Server;
+use crate::stage::s3_fault::{Action, Rule};
 
 fn now() -> DateTime<Utc> {
     "2026-03-01T03:00:00Z".parse().unwrap()
@@ -329,4 +334,58 @@ async fn a_manifest_of_a_newer_format_is_refused_with_the_version_that_reads_it(
     let error = dbagent::catalog::inventory::parse(br#"{"format": 2, "agent_version": "9.1.0"}"#).unwrap_err();
     assert_eq!(error.kind, CatalogErrorKind::NewerFormat);
     assert!(error.to_string().contains("9.1.0"), "{error}");
+}
+
+/// Does `meanwhile` while `reading` waits for an answer of `server` that `rule` delays.
+async fn during<T: Send + 'static>(
+    server: &S3Server,
+    rule: Rule,
+    reading: impl Future<Output = T> + Send + 'static,
+    meanwhile: impl Future,
+) -> T {
+    server.fault(rule);
+    let reading = tokio::spawn(reading);
+    while server.fired() == 0 {
+        tokio::time::sleep(std::time::Duration::from_millis(2)).await;
+    }
+    meanwhile.await;
+    reading.await.unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_entry_added_by_another_process_while_the_log_is_read_is_no_rollback() {
+    let (server, state) = (S3Server::start(), tempfile::tempdir().unwrap());
+    let mut ours = repository(Arc::new(server.storage("r").await), &signer());
+    ours.memory = Some(state.path().join("head.json"));
+    commit(&ours, 0).await;
+    let theirs = ours.clone();
+    let rule = Rule::once("GET", "catalog/0000000002.json", Action::Delay(std::time::Duration::from_secs(1)));
+    let reading = async move { ours.head(now()).await };
+    // Another process adds entry 3 once this one has listed; that shows in the memory they share.
+    let head = during(&server, rule, reading, async {
+        let known = Head { sequence: 3, digest: Some(Digest::of(b"entry 3")), fencing_token: 1 };
+        std::fs::write(theirs.memory.as_ref().unwrap(), serde_json::to_vec(&known).unwrap()).unwrap();
+    });
+    assert_eq!(head.await.unwrap().sequence, 2);
+    let remembered: Head = serde_json::from_slice(&std::fs::read(state.path().join("head.json")).unwrap()).unwrap();
+    assert_eq!(remembered.sequence, 3, "the memory went backwards");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_artifact_committed_or_buried_while_the_inventory_is_read_is_no_finding() {
+    let server = S3Server::start();
+    let ours = repository(Arc::new(server.storage("r").await), &signer());
+    commit(&ours, 0).await;
+    commit(&ours, 1).await;
+    let (theirs, reader) = (ours.clone(), ours.clone());
+    let first = inventory(&ours).await.artifacts.remove(0);
+    // Carried out after the wait: the log is read before, the manifests are listed after what happens meanwhile.
+    let rule = Rule::once("GET", "prefix=r%2Ffull", Action::Delay(std::time::Duration::from_secs(1)));
+    let listed = during(&server, rule, async move { inventory(&reader).await }, async {
+        commit(&theirs, 2).await;
+        bury(&theirs, &first, "test", now()).await.unwrap();
+    });
+    let listed = listed.await;
+    assert!(listed.findings.is_empty(), "{:?}", listed.findings);
+    assert_eq!(listed.artifacts.len(), 2);
 }
