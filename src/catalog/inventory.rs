@@ -52,6 +52,8 @@ pub struct Inventory {
     pub artifacts: Vec<Artifact>,
     /// Commits in the log without manifest or tombstone: their runs died, or somebody deleted them.
     pub unfinished: Vec<Unfinished>,
+    /// Manifests of buried artifacts that are still there: whoever buried them died, or somebody put them back.
+    pub half_buried: Vec<ObjectKey>,
     /// What is wrong with the repository.
     pub findings: Vec<Finding>,
     /// Why the log cannot be believed to its end, if it cannot.
@@ -113,7 +115,12 @@ impl Inventory {
         let mut standing = standings(&log);
         let gate = Gate { repository, unsigned, now };
         for found in read {
-            match gate.admit(&found, standing.remove(&found.key)) {
+            let stands = standing.remove(&found.key);
+            if stands.as_ref().is_some_and(|stands| stands.is_half_buried(&found)) {
+                inventory.note_half_buried(repository, found.key);
+                continue;
+            }
+            match gate.admit(&found, stands) {
                 Ok(artifact) => inventory.artifacts.push(artifact),
                 Err(error) => inventory.findings.push(refused(repository, &found.key, &error)),
             }
@@ -123,6 +130,16 @@ impl Inventory {
         inventory.note_unfinished(repository, standing);
         inventory.artifacts.sort_by(|a, b| (a.manifest.finished, &a.name).cmp(&(b.manifest.finished, &b.name)));
         Ok(inventory)
+    }
+
+    fn note_half_buried(&mut self, repository: &Repository, manifest: ObjectKey) {
+        let message = format!(
+            "{manifest} in repository {} was deleted and is still there: its deletion was cut off, or it has come back",
+            repository.name
+        );
+        let finding = Finding::new(Severity::Warning, "deletion-unfinished", message);
+        self.findings.push(finding.remedy("`dbagent expire` deletes it"));
+        self.half_buried.push(manifest);
     }
 
     fn note_unfinished(&mut self, repository: &Repository, standing: BTreeMap<ObjectKey, Standing>) {
@@ -318,6 +335,11 @@ fn artifact(
 }
 
 impl Standing {
+    /// Whether `found` is the very manifest whose artifact was buried.
+    fn is_half_buried(&self, found: &Found) -> bool {
+        self.buried && self.manifest_digest == Digest::of(&found.manifest)
+    }
+
     fn is_of(&self, manifest: &Manifest, digest: Digest, signature: &[u8]) -> bool {
         self.artifact == manifest.id && self.manifest_digest == digest && self.signature_digest == Digest::of(signature)
     }

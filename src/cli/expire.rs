@@ -58,7 +58,7 @@ fn text_of(plan: &RepositoryPlan, output: &Output) -> String {
     };
     let table = tables::table(&["fate", "backup", "finished", "why"], plan.fates.iter().map(row).collect());
     let mut text = format!("repository {} ({})\n{table}", plan.repository.name, plan.repository.storage.place());
-    let leftovers = plan.leftovers.orphans.len() + plan.leftovers.uploads.len() + plan.leftovers.commits.len();
+    let leftovers = plan.leftovers.count();
     if leftovers > 0 {
         text.push_str(&format!("\n{leftovers} leftovers of dead runs would be cleared away"));
     }

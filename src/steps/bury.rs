@@ -38,6 +38,11 @@ pub async fn bury_commit(
     let tombstone = Record::Tombstone { artifact, reason: reason.to_owned() };
     repository.record(tombstone, now).await?;
     reach(FailPoint::ExpireTombstonePut)?;
+    delete_manifest(repository, manifest).await
+}
+
+/// What follows the tombstone: the manifest goes, and its signature. Everything else is an orphan from then on.
+pub async fn delete_manifest(repository: &Repository, manifest: &ObjectKey) -> Result<(), CatalogError> {
     repository.storage.delete(manifest, None).await?;
     reach(FailPoint::ExpireManifestDeleted)?;
     repository.storage.delete(&manifest.with_suffix(".sig")?, None).await?;

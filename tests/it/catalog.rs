@@ -21,16 +21,16 @@ use dbagent::storage::{DirectoryStorage, MemoryStorage, PutOptions, Storage};
 use crate::stage::s3::S3Server;
 use crate::stage::s3_fault::{Action, Rule};
 
-fn now() -> DateTime<Utc> {
+pub fn now() -> DateTime<Utc> {
     "2026-03-01T03:00:00Z".parse().unwrap()
 }
 
-fn signer() -> Signer {
+pub fn signer() -> Signer {
     let key = generate_signing_key("test only", now()).unwrap();
     Signer::from_secret_key(&key.secret, None, now()).unwrap()
 }
 
-fn repository(storage: Arc<dyn Storage>, signer: &Signer) -> Repository {
+pub fn repository(storage: Arc<dyn Storage>, signer: &Signer) -> Repository {
     let mut verifier = Verifier::new();
     verifier.trust(signer.certificate());
     Repository {
@@ -43,16 +43,16 @@ fn repository(storage: Arc<dyn Storage>, signer: &Signer) -> Repository {
     }
 }
 
-fn empty_repository() -> Repository {
+pub fn empty_repository() -> Repository {
     repository(Arc::new(MemoryStorage::new()), &signer())
 }
 
-fn artifact_name(minute: i64) -> names::ArtifactName {
+pub fn artifact_name(minute: i64) -> names::ArtifactName {
     names::ArtifactName::new("full", "test_full", now() + chrono::Duration::minutes(minute)).unwrap()
 }
 
 /// Stores one small object and commits an artifact that consists of it.
-async fn commit(repository: &Repository, minute: i64) -> Manifest {
+pub async fn commit(repository: &Repository, minute: i64) -> Manifest {
     let name = artifact_name(minute);
     let body = Bytes::from(format!("artifact {minute}"));
     let encoding = vec![Encoding::PgDumpCustom, Encoding::Gzip];
@@ -115,7 +115,7 @@ fn source() -> SourceRecord {
     }
 }
 
-async fn inventory(repository: &Repository) -> Inventory {
+pub async fn inventory(repository: &Repository) -> Inventory {
     Inventory::read(repository, Unsigned::Refuse, now()).await.unwrap()
 }
 

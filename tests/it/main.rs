@@ -32,6 +32,7 @@ mod dump_s3;
 mod dump_syscalls;
 mod durable;
 #[cfg(feature = "failpoints")]
+mod expire;
 mod failpoint;
 mod increment;
 mod increment_chain;

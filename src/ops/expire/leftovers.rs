@@ -23,6 +23,8 @@ pub struct Leftovers {
     pub orphans: Vec<ObjectKey>,
     /// Commits without manifest.
     pub commits: Vec<Unfinished>,
+    /// Manifests whose artifacts are buried.
+    pub half_buried: Vec<ObjectKey>,
     /// Names that are not ours: reported, never deleted.
     pub foreign: Vec<String>,
 }
@@ -40,11 +42,13 @@ impl Leftovers {
         let uploads = repository.storage.unfinished().await?;
         found.uploads = uploads.into_iter().filter(|upload| upload.begun < since).collect();
         found.commits = inventory.unfinished.iter().filter(|commit| commit.recorded < since).cloned().collect();
+        found.half_buried = inventory.half_buried.clone();
         found.find_orphans(repository, inventory, since).await?;
         Ok(found)
     }
 
-    /// Objects whose names are those of an artifact that does not exist. A manifest that was refused still counts as one.
+    /// Objects whose names are those of an artifact that does not exist. A manifest that was refused still counts as one;
+    /// one whose artifact is buried does not.
     async fn find_orphans(
         &mut self,
         repository: &Repository,
@@ -64,6 +68,7 @@ impl Leftovers {
                 self.foreign.extend(page.foreign);
                 for object in page.objects {
                     match ArtifactName::of_manifest(&object.key) {
+                        Some(_) if inventory.half_buried.contains(&object.key) => {}
                         Some(name) => drop(standing.insert(name)),
                         None if object.modified < since => old.push(object.key),
                         None => {}
@@ -85,15 +90,23 @@ impl Leftovers {
         Ok(())
     }
 
+    /// How many there are, without what is not ours.
+    pub fn count(&self) -> usize {
+        self.uploads.len() + self.orphans.len() + self.commits.len() + self.half_buried.len()
+    }
+
     /// Clears them away. Gives how many there were.
     pub(super) async fn clear(self, repository: &Repository, now: DateTime<Utc>) -> Result<u64, CatalogError> {
-        let count = self.uploads.len() + self.orphans.len() + self.commits.len();
+        let count = self.count();
         for upload in &self.uploads {
             repository.storage.abort(upload).await?;
         }
         for commit in &self.commits {
             let reason = "its run never finished";
             bury::bury_commit(repository, commit.artifact, &commit.manifest, reason, now).await?;
+        }
+        for manifest in &self.half_buried {
+            bury::delete_manifest(repository, manifest).await?;
         }
         for key in &self.orphans {
             repository.storage.delete(key, None).await?;
