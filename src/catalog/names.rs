@@ -63,6 +63,13 @@ pub fn may_hold_artifacts(name: &str) -> bool {
     !OWN_FOLDERS.contains(&name)
 }
 
+/// Whether `key` is one that only we make: in a folder of our own, or of an artifact whose name tells when it was begun.
+/// Other programs write dumps too, and share buckets with us.
+pub fn is_ours(key: &ObjectKey) -> bool {
+    let own_folder = key.components().next().is_some_and(|first| OWN_FOLDERS.contains(&first));
+    own_folder || ArtifactName::of_object(key).is_some_and(|name| name.tells_an_instant())
+}
+
 /// Whether `key` is a manifest.
 pub fn is_manifest(key: &ObjectKey) -> bool {
     ArtifactName::of_manifest(key).is_some()
@@ -95,6 +102,12 @@ impl ArtifactName {
             suffixes.iter().flat_map(|suffix| ["", ".gz", ".gpg", ".gz.gpg"].map(|end| format!("{suffix}{end}")));
         let stems = ends.filter_map(|end| key.as_str().strip_suffix(end.as_str()));
         stems.min_by_key(|stem| stem.len()).and_then(|stem| stem.parse().ok()).map(Self)
+    }
+
+    /// Whether `YYYYMMDD_HHMMSS` stands in it, as in every name that we make.
+    fn tells_an_instant(&self) -> bool {
+        let form = |at: usize, byte: u8| if at == 8 { byte == b'_' } else { byte.is_ascii_digit() };
+        self.0.as_str().as_bytes().windows(15).any(|text| text.iter().enumerate().all(|(at, byte)| form(at, *byte)))
     }
 
     /// The key of the manifest: the commit point.

@@ -9,6 +9,7 @@ use dbagent::model::event::Events;
 use dbagent::model::id::RunId;
 use dbagent::model::outcome::{Outcome, Verdict};
 use dbagent::ops::{Setting, expire};
+use dbagent::storage::PutOptions;
 
 use crate::catalog::{artifact_name, commit, empty_repository, inventory, now};
 
@@ -50,4 +51,23 @@ async fn f03_a_manifest_that_is_not_the_buried_one_is_left_alone() {
     repository.storage.put(&manifest, "{}".into(), &Default::default()).await.unwrap();
     clear(&repository).await;
     assert_eq!(repository.read(&manifest).await.unwrap(), "{}");
+}
+
+#[tokio::test]
+async fn other_programs_uploads_and_dumps_in_the_same_bucket_are_left_alone() {
+    let repository = empty_repository();
+    commit(&repository, 0).await;
+    let begin = |key: &'static str| {
+        let storage = repository.storage.clone();
+        async move { storage.upload(&key.parse().unwrap(), &PutOptions::default()).await.unwrap() }
+    };
+    let ours = begin("full/test_full_20260101_030000.dump.gz.gpg").await;
+    let theirs = [begin("warehouse/part-00001.parquet").await, begin("nightly/app.dump").await];
+    repository.storage.put(&"nightly/app.sql.dump".parse().unwrap(), "x".into(), &Default::default()).await.unwrap();
+    clear(&repository).await;
+    let mut left: Vec<_> = repository.storage.unfinished().await.unwrap().into_iter().map(|each| each.key).collect();
+    left.sort();
+    assert_eq!(left, ["nightly/app.dump", "warehouse/part-00001.parquet"]);
+    assert_eq!(repository.storage.list("nightly/", None).await.unwrap().objects.len(), 1);
+    drop((ours, theirs));
 }

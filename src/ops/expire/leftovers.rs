@@ -40,7 +40,12 @@ impl Leftovers {
         let since = now - TimeDelta::from_std(grace).unwrap_or(TimeDelta::MAX);
         let mut found = Self::default();
         let uploads = repository.storage.unfinished().await?;
-        found.uploads = uploads.into_iter().filter(|upload| upload.begun < since).collect();
+        for upload in uploads.into_iter().filter(|upload| upload.begun < since) {
+            match upload.key.parse() {
+                Ok(key) if names::is_ours(&key) => found.uploads.push(upload),
+                _ => found.foreign.push(upload.key),
+            }
+        }
         found.commits = inventory.unfinished.iter().filter(|commit| commit.recorded < since).cloned().collect();
         found.half_buried = inventory.half_buried.clone();
         found.find_orphans(repository, inventory, since).await?;
@@ -83,8 +88,8 @@ impl Leftovers {
         for key in old {
             match ArtifactName::of_object(&key) {
                 Some(name) if standing.contains(&name) => {}
-                Some(_) => self.orphans.push(key),
-                None => self.foreign.push(key.to_string()),
+                Some(_) if names::is_ours(&key) => self.orphans.push(key),
+                _ => self.foreign.push(key.to_string()),
             }
         }
         Ok(())
