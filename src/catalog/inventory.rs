@@ -18,7 +18,7 @@ use crate::model::digest::Digest;
 use crate::model::failure::with_causes;
 use crate::model::id::ArtifactId;
 use crate::model::key::ObjectKey;
-use crate::model::manifest::{FORMAT, Manifest, Verification};
+use crate::model::manifest::{FORMAT, Manifest, Verification, VerificationLevel};
 use crate::model::outcome::{Finding, Severity};
 
 /// Manifests fetched at once.
@@ -210,7 +210,10 @@ impl Standing {
         match record {
             Record::Verified { verification, .. } => {
                 self.verified = Some(*verification);
-                self.damaged = None;
+                // Only reading every byte tells that wrong bytes are right again; a store's word does not.
+                if verification.level == VerificationLevel::ReadBack {
+                    self.damaged = None;
+                }
             }
             Record::Damaged { reason, .. } => self.damaged = Some(reason.clone()),
             Record::Pin { reason, .. } => self.pinned = Some(reason.clone()),

@@ -10,6 +10,7 @@ use crate::cli::{Code, progress, prompt, signals, tables};
 use crate::model::failure::{Failure, FailureKind};
 use crate::model::manifest::VerificationLevel;
 use crate::model::size::ByteSize;
+use crate::model::status::level_in_words;
 use crate::ops::Setting;
 use crate::ops::backup::{self, Holdings};
 
@@ -217,7 +218,9 @@ impl Stock {
 fn level_text(level: VerificationLevel) -> &'static str {
     match level {
         VerificationLevel::ReadBack => "every stored byte read back",
-        VerificationLevel::StoreChecksum => "sizes confirmed by the store; archived, so not read",
+        VerificationLevel::StoreChecksum => {
+            "archived, so not read; the store confirms sizes, and checksums where it has them"
+        }
     }
 }
 
@@ -243,8 +246,10 @@ fn state(artifact: &Artifact, output: &Output) -> String {
     match (&artifact.damaged, &artifact.verified, &artifact.pinned) {
         (Some(_), ..) => output.paint(Tone::Bad, "DAMAGED"),
         (_, None, _) => output.paint(Tone::Warning, "not verified"),
-        (_, Some(_), Some(_)) => output.paint(Tone::Good, "verified, kept"),
-        (_, Some(_), None) => output.paint(Tone::Good, "verified"),
+        (_, Some(verification), pinned) => {
+            let kept = if pinned.is_some() { ", kept" } else { "" };
+            output.paint(Tone::Good, &format!("{}{kept}", level_in_words(verification.level)))
+        }
     }
 }
 

@@ -8,7 +8,7 @@ use crate::model::event::Events;
 use crate::model::failure::Failure;
 use crate::model::manifest::{ObjectRecord, VerificationLevel};
 use crate::pipeline::fetch;
-use crate::storage::{StorageError, StorageErrorKind};
+use crate::storage::{ObjectMeta, StorageError, StorageErrorKind};
 
 /// Checks every object of `objects` in `repository` and gives the weakest level reached.
 pub async fn read_back(
@@ -30,7 +30,7 @@ async fn read_back_object(
 ) -> Result<VerificationLevel, Failure> {
     let meta = repository.storage.head(&object.key).await?;
     if !meta.readable {
-        return by_store(repository, object, meta.size);
+        return by_store(repository, object, &meta);
     }
     match read_whole(repository, object).await {
         Ok(()) => Ok(VerificationLevel::ReadBack),
@@ -47,11 +47,29 @@ async fn read_whole(repository: &Repository, object: &ObjectRecord) -> Result<()
     Ok(fetch::verify(download, object).await?)
 }
 
-fn by_store(repository: &Repository, object: &ObjectRecord, size: u64) -> Result<VerificationLevel, Failure> {
-    if size == object.stored_size {
-        return Ok(VerificationLevel::StoreChecksum);
+/// Whether the store vouches for every object's bytes, by its own checksum or by the version it gave them; sizes alone
+/// say nothing of bytes.
+pub async fn store_vouches(repository: &Repository, objects: &[ObjectRecord]) -> Result<bool, Failure> {
+    for object in objects {
+        let meta = repository.storage.head(&object.key).await?;
+        let same_version = meta.version.is_some() && meta.version == object.version;
+        if meta.digest != Some(object.stored_digest) && !same_version {
+            return Ok(false);
+        }
     }
-    let place = repository.storage.place();
-    let message = format!("verify {} in {place}: it has {size} bytes, {} were stored", object.key, object.stored_size);
+    Ok(true)
+}
+
+fn by_store(repository: &Repository, object: &ObjectRecord, meta: &ObjectMeta) -> Result<VerificationLevel, Failure> {
+    let fault = match meta {
+        _ if meta.size != object.stored_size => {
+            format!("it has {} bytes, {} were stored", meta.size, object.stored_size)
+        }
+        _ if meta.digest.is_some_and(|digest| digest != object.stored_digest) => {
+            "the store's checksum is not that of what was stored".to_owned()
+        }
+        _ => return Ok(VerificationLevel::StoreChecksum),
+    };
+    let message = format!("verify {} in {}: {fault}", object.key, repository.storage.place());
     Err(StorageError::new(StorageErrorKind::Corrupt, message).into())
 }

@@ -8,6 +8,7 @@ use dbagent::catalog::{
     CatalogErrorKind, Head, Identity, Inventory, Record, Repository, Signer, Unsigned, Verifier, names,
 };
 use dbagent::model::digest::Digest;
+use dbagent::model::event::Events;
 use dbagent::model::id::{ArtifactId, RunId};
 use dbagent::model::lsn::SystemId;
 use dbagent::model::manifest::{
@@ -16,6 +17,7 @@ use dbagent::model::manifest::{
 use dbagent::model::verb::Verb;
 use dbagent::pipeline::openpgp::generate_signing_key;
 use dbagent::steps::bury::bury;
+use dbagent::steps::read_back::{read_back, store_vouches};
 use dbagent::storage::{DirectoryStorage, MemoryStorage, PutOptions, Storage};
 
 use crate::stage::s3::S3Server;
@@ -388,4 +390,32 @@ async fn an_artifact_committed_or_buried_while_the_inventory_is_read_is_no_findi
     let listed = listed.await;
     assert!(listed.findings.is_empty(), "{:?}", listed.findings);
     assert_eq!(listed.artifacts.len(), 2);
+}
+
+#[tokio::test]
+async fn damage_found_by_reading_is_not_forgotten_for_a_check_by_the_store() {
+    let repository = empty_repository();
+    let artifact = commit(&repository, 0).await.id;
+    repository.record(Record::Damaged { artifact, reason: "bad byte".into() }, now()).await.unwrap();
+    for (level, good) in [(VerificationLevel::StoreChecksum, false), (VerificationLevel::ReadBack, true)] {
+        let verification = Verification { level, at: now() };
+        repository.record(Record::Verified { artifact, verification }, now()).await.unwrap();
+        let listed = inventory(&repository).await.artifacts.remove(0);
+        assert_eq!((listed.verified.is_some(), listed.damaged.is_none()), (good, good), "{level:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_archived_object_of_the_right_size_and_other_bytes_is_not_called_verified() {
+    let server = S3Server::start();
+    let repository = repository(Arc::new(server.storage("r").await), &signer());
+    let object = commit(&repository, 0).await.objects.remove(0);
+    repository.storage.delete(&object.key, None).await.unwrap();
+    let archived = PutOptions { storage_class: Some("GLACIER".to_owned()), ..PutOptions::default() };
+    let other = vec![b'x'; object.stored_size as usize];
+    repository.storage.put(&object.key, other.into(), &archived).await.unwrap();
+    assert!(!repository.storage.head(&object.key).await.unwrap().readable, "it is not archived");
+    let result = read_back(&repository, std::slice::from_ref(&object), &Events::nowhere()).await;
+    assert!(result.unwrap_err().full_message().contains("checksum"));
+    assert!(!store_vouches(&repository, &[object]).await.unwrap());
 }

@@ -90,6 +90,12 @@ async fn record(
     setting: &Setting,
 ) -> Result<(), Failure> {
     let now = setting.clock.now();
+    if matches!(result, Ok(VerificationLevel::StoreChecksum))
+        && !read_back::store_vouches(repository, &artifact.manifest.objects).await?
+    {
+        let message = "record the result: of archived objects the store tells only the sizes";
+        return Err(Failure::new(FailureKind::Failed, message));
+    }
     let artifact = artifact.manifest.id;
     let record = match result {
         Ok(level) => Record::Verified { artifact, verification: Verification { level: *level, at: now } },
