@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use crate::app::App;
+use crate::catalog::Repository;
 use crate::model::failure::Failure;
 use crate::ops::expire;
 
@@ -17,6 +18,15 @@ impl App {
             policies.insert(repository.clone(), by_job);
         }
         Ok(expire::Options { policies, grace: self.expire_grace() })
+    }
+
+    /// The repositories to expire in, and those that cannot be opened, which must not hold up the others.
+    pub async fn expire_doors(&self) -> Result<(Vec<Repository>, Vec<(String, Failure)>), Failure> {
+        let (repositories, mut unopened) = self.try_repositories(None).await?;
+        match (repositories.is_empty(), unopened.pop()) {
+            (true, Some((_, failure))) => Err(failure),
+            (_, last) => Ok((repositories, unopened.into_iter().chain(last).collect())),
+        }
     }
 
     fn expire_grace(&self) -> Duration {

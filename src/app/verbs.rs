@@ -46,8 +46,10 @@ impl App {
                 increment::run(&self.dump_options(name, job)?, &doors, setting).await
             }
             Verb::Expire => {
-                let repositories = self.repositories(None).await?;
-                expire::run(&repositories, &self.expire_options()?, setting).await
+                let (repositories, unopened) = self.expire_doors().await?;
+                let mut outcome = expire::run(&repositories, &self.expire_options()?, setting).await?;
+                expire::note_unopened(&mut outcome, unopened);
+                Ok(outcome)
             }
             Verb::Check => Ok(check::outcome(&self.check(setting).await)),
             verb => Err(not_built(name, verb)),

@@ -12,7 +12,7 @@ use crate::ops::expire::{self, Fate, RepositoryPlan};
 
 pub async fn run(app: &App, arguments: &Expire, output: &Output) -> Result<Code, Failure> {
     let setting = app.setting(progress::on_screen(output), signals::stop());
-    let repositories = app.repositories(None).await?;
+    let (repositories, unopened) = app.expire_doors().await?;
     let options = app.expire_options()?;
     if arguments.consent.plan {
         let mut plans = Vec::new();
@@ -20,10 +20,14 @@ pub async fn run(app: &App, arguments: &Expire, output: &Output) -> Result<Code,
             plans.push(expire::plan(repository, &options, &setting).await?);
         }
         show(&plans, output);
-        return Ok(0);
+        for (name, failure) in &unopened {
+            output.talk(&format!("repository {name} cannot be opened: {}", failure.full_message()));
+        }
+        return Ok(unopened.first().map_or(0, |(_, failure)| failure.kind.exit_code()));
     }
     prompt::require_consent(&arguments.consent, "delete what retention no longer keeps", &app.loaded.config.cluster)?;
-    let outcome = expire::run(&repositories, &options, &setting).await?;
+    let mut outcome = expire::run(&repositories, &options, &setting).await?;
+    expire::note_unopened(&mut outcome, unopened);
     output.result(&json!({"outcome": outcome}), || outcome_text(&outcome, output));
     Ok(code_of(&outcome))
 }

@@ -21,7 +21,8 @@ pub async fn bury(
     let manifest = artifact.name.manifest()?;
     bury_commit(repository, artifact.manifest.id, &manifest, reason, now).await?;
     for object in &artifact.manifest.objects {
-        repository.storage.delete(&object.key, object.version.as_deref()).await?;
+        // Never by version: who prunes may only hide an object in a versioned bucket, its lifecycle rules remove it.
+        repository.storage.delete(&object.key, None).await?;
         reach(FailPoint::ExpireObjectDeleted)?;
     }
     Ok(artifact.manifest.stored_size())

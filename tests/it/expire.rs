@@ -1,5 +1,6 @@
 //! Expiry: what it finishes, what it must leave alone, and that one trouble does not hold up the rest.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -7,11 +8,16 @@ use dbagent::catalog::{Record, Repository};
 use dbagent::host::{Clock as _, SystemClock};
 use dbagent::model::event::Events;
 use dbagent::model::id::RunId;
+use dbagent::model::keep::Keep;
 use dbagent::model::outcome::{Outcome, Verdict};
+use dbagent::model::retention::Policy;
 use dbagent::ops::{Setting, expire};
 use dbagent::storage::PutOptions;
 
-use crate::catalog::{artifact_name, commit, empty_repository, inventory, now};
+use crate::catalog::{artifact_name, commit, empty_repository, inventory, now, repository, signer};
+use crate::cli::Desk;
+use crate::stage::s3::S3Server;
+use crate::stage::s3_fault::{Action, Rule};
 
 fn setting() -> Setting {
     let clock = Arc::new(SystemClock::new());
@@ -70,4 +76,43 @@ async fn other_programs_uploads_and_dumps_in_the_same_bucket_are_left_alone() {
     assert_eq!(left, ["nightly/app.dump", "warehouse/part-00001.parquet"]);
     assert_eq!(repository.storage.list("nightly/", None).await.unwrap().objects.len(), 1);
     drop((ours, theirs));
+}
+
+/// Expires everything older than a second, save what rules must keep.
+async fn expire_all(repository: &Repository) -> Outcome {
+    let keep = Keep { age: Some("1 s".parse().unwrap()), ..Keep::default() };
+    let policy = Policy { keep: Some(keep), floor: None };
+    let policies = BTreeMap::from([(repository.name.clone(), BTreeMap::from([("full".to_owned(), policy)]))]);
+    let options = expire::Options { policies, grace: Duration::ZERO };
+    expire::run(std::slice::from_ref(repository), &options, &setting()).await.unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn expiry_asks_for_no_version_and_one_refused_deletion_does_not_hold_up_the_next() {
+    let server = S3Server::start();
+    let repository = repository(Arc::new(server.storage("r").await), &signer());
+    for minute in 0..5 {
+        commit(&repository, minute).await;
+    }
+    server.fault(Rule::once("DELETE", ".manifest.json", Action::Answer(403, "AccessDenied", Vec::new())));
+    let outcome = expire_all(&repository).await;
+    assert_eq!((server.fired(), outcome.verdict), (1, Verdict::Incomplete), "{outcome:?}");
+    assert_eq!(outcome.findings.iter().filter(|finding| finding.code == "not-deleted").count(), 1);
+    assert!(outcome.summary.starts_with(&format!("{} backups", 5 - inventory(&repository).await.artifacts.len() - 1)));
+    let deletions = || server.requests().into_iter().filter(|seen| seen.method == "DELETE");
+    assert!(deletions().count() > 3 && deletions().all(|seen| !seen.target.contains("versionId")));
+}
+
+#[test]
+fn a_directory_that_is_not_mounted_does_not_keep_s3_from_expiring() {
+    let server = S3Server::start();
+    let desk = Desk::with_s3(&server);
+    std::fs::remove_dir(desk.site.root().join("local")).unwrap();
+    let outcome = desk.json(3, &["expire", "--yes"])["outcome"].clone();
+    assert_eq!(outcome["verdict"], "incomplete", "{outcome}");
+    let error = |name: &str| {
+        let found = outcome["repositories"].as_array().unwrap().iter().find(|each| each["repository"] == name);
+        found.unwrap()["error"].clone()
+    };
+    assert!(error("local").is_string() && error("s3").is_null(), "{outcome}");
 }

@@ -9,7 +9,7 @@ mod plan;
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use crate::catalog::{Inventory, Repository, Unsigned};
+use crate::catalog::{CatalogErrorKind, Inventory, Repository, Unsigned};
 use crate::model::failure::{Failure, FailureKind};
 use crate::model::outcome::{Finding, Outcome, RepositoryOutcome, Severity, Verdict};
 use crate::model::retention::Policy;
@@ -102,13 +102,38 @@ async fn apply(
     findings: &mut Vec<Finding>,
 ) -> Result<(), Failure> {
     let RepositoryPlan { repository, fates, leftovers, findings: found } = plan;
+    let mut failed = None;
     findings.extend(found);
     for fate in fates.iter().filter(|fate| !fate.keep) {
         setting.require_going_on("go on expiring")?;
         let reason = fate.reason.to_string();
-        totals.bytes += bury::bury(&repository, &fate.artifact, &reason, setting.clock.now()).await?;
-        totals.artifacts += 1;
+        match bury::bury(&repository, &fate.artifact, &reason, setting.clock.now()).await {
+            Ok(bytes) => {
+                totals.bytes += bytes;
+                totals.artifacts += 1;
+            }
+            // One object that cannot be deleted does not hold up the rest; a catalog that takes no entry does.
+            Err(error) if matches!(error.kind, CatalogErrorKind::Storage(_)) => {
+                let error = Failure::from(error);
+                let message =
+                    format!("{} in repository {}: {}", fate.artifact.name, repository.name, error.full_message());
+                findings.push(Finding::new(Severity::Critical, "not-deleted", format!("cannot delete {message}")));
+                failed = failed.or(Some(error));
+            }
+            Err(error) => return Err(error.into()),
+        }
     }
     totals.leftovers += leftovers.clear(&repository, setting.clock.now()).await?;
-    Ok(())
+    failed.map_or(Ok(()), Err)
+}
+
+/// Adds to `outcome` the repositories that could not be opened: retention was not applied there.
+pub fn note_unopened(outcome: &mut Outcome, unopened: Vec<(String, Failure)>) {
+    for (repository, failure) in unopened {
+        let error = failure.full_message();
+        let message = format!("retention was not applied in repository {repository}: {error}");
+        outcome.findings.push(Finding::new(Severity::Critical, "expire-failed", message));
+        outcome.repositories.push(RepositoryOutcome { repository, error: Some(error), stored_bytes: 0 });
+        outcome.verdict = Verdict::Incomplete;
+    }
 }
