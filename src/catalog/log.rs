@@ -32,7 +32,7 @@ impl Log {
     /// Reads the whole log of `repository`.
     pub async fn read(repository: &Repository, now: DateTime<Utc>) -> Result<Self, CatalogError> {
         // Before the listing: another process may add an entry, and remember it, while this one reads.
-        let seen = repository.recall()?;
+        let seen = repository.recall();
         let keys = list_all(repository.storage.as_ref(), &names::entries()).await?;
         let numbered = keys.into_iter().filter(|key| names::entry_number(key).is_some());
         let fetched: Vec<(ObjectKey, bytes::Bytes)> = stream::iter(numbered)

@@ -6,12 +6,12 @@
 
 use std::fs::{File, Permissions};
 use std::io::{self, Read as _, Write as _};
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{AtFlags, CWD, Mode, OFlags, RenameFlags};
+use rustix::fs::{AtFlags, CWD, Gid, Mode, OFlags, RenameFlags, Uid};
 use rustix::io::Errno;
 use secrecy::SecretString;
 use tempfile::TempDir;
@@ -19,6 +19,7 @@ use tempfile::TempDir;
 /// Largest file that is taken for a secret, in bytes.
 const LONGEST_SECRET: u64 = 1 << 20;
 const OTHERS: u32 = 0o077;
+const DIRECTORY: OFlags = OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::CLOEXEC);
 
 /// What a caller decides on when a file could not be read or written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -116,8 +117,23 @@ fn parent(path: &Path) -> &Path {
 fn write_synced(path: &Path, bytes: &[u8]) -> io::Result<()> {
     let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     let mut file: File = rustix::fs::open(path, flags, Mode::RUSR | Mode::WUSR)?.into();
+    give_to_owner_of(rustix::fs::open(parent(path), DIRECTORY, Mode::empty())?, &file)?;
     file.write_all(bytes)?;
     file.sync_all()
+}
+
+/// Gives `made` to whom `directory` belongs, where this is root: a command typed by root must not lock the agent's own
+/// user out of its files.
+pub fn give_to_owner_of(directory: impl AsFd, made: impl AsFd) -> rustix::io::Result<()> {
+    if !rustix::process::geteuid().is_root() {
+        return Ok(());
+    }
+    let owner = rustix::fs::fstat(directory)?;
+    if owner.st_uid == 0 {
+        return Ok(());
+    }
+    let (user, group) = (Uid::from_raw(owner.st_uid), Gid::from_raw(owner.st_gid));
+    rustix::fs::fchown(made, Some(user), Some(group))
 }
 
 /// Moves without replacing; by a hard link where the file system knows no `RENAME_NOREPLACE`.
@@ -130,8 +146,7 @@ fn move_to_free_name(from: &Path, to: &Path) -> io::Result<()> {
 
 /// Makes names created in or removed from `directory` durable.
 pub fn sync_directory(directory: &Path) -> io::Result<()> {
-    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-    Ok(rustix::fs::fsync(rustix::fs::open(directory, flags, Mode::empty())?)?)
+    Ok(rustix::fs::fsync(rustix::fs::open(directory, DIRECTORY, Mode::empty())?)?)
 }
 
 /// Removes the file `path` durably. `Missing` when there is none.

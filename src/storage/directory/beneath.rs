@@ -10,6 +10,8 @@ use rustix::fd::{AsFd, OwnedFd};
 use rustix::fs::{AtFlags, FileType, Mode, OFlags, ResolveFlags, Stat, mkdirat, open, openat, openat2, statat};
 use rustix::io::{Errno, Result};
 
+use crate::host::durable::give_to_owner_of;
+
 const FOLDER: OFlags = OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::CLOEXEC);
 
 /// A directory that everything else is opened below.
@@ -61,11 +63,16 @@ impl Root {
         }
         let (above, name) = split(relative);
         let above = self.make_folder(above)?;
-        match mkdirat(&above, name, Mode::RWXU) {
-            Ok(()) | Err(Errno::EXIST) => {}
+        let made = match mkdirat(&above, name, Mode::RWXU) {
+            Ok(()) => true,
+            Err(Errno::EXIST) => false,
             Err(error) => return Err(error),
+        };
+        let folder = openat(&above, name, FOLDER | OFlags::NOFOLLOW, Mode::empty())?;
+        if made {
+            give_to_owner_of(&above, &folder)?;
         }
-        openat(&above, name, FOLDER | OFlags::NOFOLLOW, Mode::empty())
+        Ok(folder)
     }
 
     fn open_below(&self, relative: &str, flags: OFlags) -> Result<OwnedFd> {

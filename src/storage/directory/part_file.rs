@@ -9,6 +9,7 @@ use rustix::fd::OwnedFd;
 use rustix::fs::{AtFlags, Mode, OFlags, RenameFlags, fsync, linkat, openat, renameat_with, unlinkat};
 use rustix::io::{Errno, retry_on_intr, write};
 
+use crate::host::durable::give_to_owner_of;
 use crate::model::digest::{Digest, Hasher};
 use crate::model::key::ObjectKey;
 use crate::storage::directory::beneath::{Root, split};
@@ -108,7 +109,10 @@ fn open_part(root: &Root, key: &ObjectKey) -> rustix::io::Result<(OwnedFd, Owned
         let folder = root.make_folder(above)?;
         let name = format!(".{name}.{:016x}.part", rand::random::<u64>());
         match openat(&folder, &name, flags, Mode::RUSR | Mode::WUSR) {
-            Ok(file) => return Ok((folder, file, name)),
+            Ok(file) => {
+                give_to_owner_of(&folder, &file)?;
+                return Ok((folder, file, name));
+            }
             Err(Errno::NOENT | Errno::EXIST) if tries < TRIES => tries += 1,
             Err(errno) => return Err(errno),
         }
