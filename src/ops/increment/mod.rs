@@ -12,6 +12,7 @@ mod relation;
 mod writer;
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use chrono::{DateTime, Utc};
 
@@ -50,7 +51,8 @@ pub async fn run(options: &Options, doors: &Doors, setting: &Setting) -> Result<
             let name = |at| ArtifactName::in_own_folder(&options.folder, &options.name_prefix, at);
             let naming = doors.free_name(started, name);
             let name = setting.unless_stopped("find a name for the increment", naming).await?;
-            let work = Work { options, doors, setting, coordinator: &coordinator, name, parent, started };
+            let work =
+                Work { options, doors, setting, coordinator: &coordinator, name, parent: Arc::new(parent), started };
             let outcome = match work.make(targets).await {
                 Ok(outcome) => outcome,
                 Err(failure) => return Err(artifact::advise(failure, &coordinator).await),
@@ -83,7 +85,7 @@ struct Work<'a> {
     setting: &'a Setting,
     coordinator: &'a Coordinator,
     name: ArtifactName,
-    parent: Parent,
+    parent: Arc<Parent>,
     started: DateTime<Utc>,
 }
 

@@ -1,11 +1,10 @@
 //! All relations, on several sessions at once, the largest first.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use futures_util::stream::{self, StreamExt as _, TryStreamExt as _};
-use tokio::sync::Mutex;
+use tokio::task::JoinSet;
 
 use crate::model::event::Event;
 use crate::model::failure::{Failure, FailureKind};
@@ -23,7 +22,7 @@ const TELL_EVERY: Duration = Duration::from_millis(500);
 pub(super) struct Reading<'a> {
     pub(super) connection: &'a Connection,
     pub(super) coordinator: &'a Coordinator,
-    pub(super) parent: &'a Parent,
+    pub(super) parent: &'a Arc<Parent>,
     pub(super) setting: &'a Setting,
     /// Sessions at once.
     pub(super) sessions: usize,
@@ -34,41 +33,34 @@ pub(super) struct Reading<'a> {
 impl Reading<'_> {
     /// Reads everything, and ends the archive.
     pub(super) async fn run(&self, writer: Writer) -> Result<Relations, Failure> {
-        let rows = AtomicU64::new(0);
+        let rows = Arc::new(AtomicU64::new(0));
         let work = self.setting.unless_stopped("read the tables", self.read(&writer, &rows));
         let relations = self.watched(&rows, work).await?;
         writer.end().await?;
         Ok(relations)
     }
 
-    async fn read(&self, writer: &Writer, rows: &AtomicU64) -> Result<Relations, Failure> {
-        let mut leaves: Vec<&CoveredTable> =
-            self.coordinator.tables().iter().filter(|covered| !covered.is_partitioned).collect();
-        leaves.sort_by_key(|covered| std::cmp::Reverse(covered.own_bytes));
+    /// Each session is a task of its own, so that several cores add up; they end with this call, however it ends.
+    async fn read(&self, writer: &Writer, rows: &Arc<AtomicU64>) -> Result<Relations, Failure> {
+        let leaves = self.coordinator.tables().iter().filter(|covered| !covered.is_partitioned);
+        let mut leaves: Vec<CoveredTable> = leaves.cloned().collect();
+        leaves.sort_by_key(|covered| covered.own_bytes);
         let sessions = self.sessions.clamp(1, leaves.len().max(1));
-        let queue = Arc::new(Mutex::new(leaves.into_iter()));
-        let lanes = stream::iter(0..sessions).map(|_| self.lane(queue.clone(), writer, rows));
-        let found: Vec<Vec<(u32, Found)>> = lanes.buffer_unordered(sessions).try_collect().await?;
-        Ok(found.into_iter().flatten().collect())
-    }
-
-    /// One session: takes the next relation until none is left.
-    async fn lane<'b>(
-        &self,
-        queue: Arc<Mutex<impl Iterator<Item = &'b CoveredTable>>>,
-        writer: &Writer,
-        rows: &AtomicU64,
-    ) -> Result<Vec<(u32, Found)>, Failure> {
-        let reader = SnapshotReader::begin(self.connection, self.coordinator, Some(self.parent.horizon)).await?;
-        let mut found = Vec::new();
-        loop {
-            let next = queue.lock().await.next();
-            let Some(covered) = next else { break };
-            let relation = RelationReading { covered, parent: self.parent, reader: &reader, writer, rows };
-            found.push((covered.oid, relation.run().await?));
+        let queue = Arc::new(Mutex::new(leaves));
+        let mut lanes = JoinSet::new();
+        for _ in 0..sessions {
+            let reader = SnapshotReader::begin(self.connection, self.coordinator, Some(self.parent.horizon)).await?;
+            let (writer, rows) = (writer.clone(), rows.clone());
+            lanes.spawn(Lane { reader, parent: self.parent.clone(), writer, rows }.run(queue.clone()));
         }
-        reader.end().await?;
-        Ok(found)
+        let mut relations = Relations::new();
+        while let Some(ended) = lanes.join_next().await {
+            let found = ended.map_err(|error| {
+                Failure::new(FailureKind::Failed, "read the tables: a session's task ended badly").because(error)
+            })?;
+            relations.extend(found?);
+        }
+        Ok(relations)
     }
 
     /// Tells how far `work` is, and ends it when no row has come for too long.
@@ -93,5 +85,29 @@ impl Reading<'_> {
                 }
             }
         }
+    }
+}
+
+/// One session at work.
+struct Lane {
+    reader: SnapshotReader,
+    parent: Arc<Parent>,
+    writer: Writer,
+    rows: Arc<AtomicU64>,
+}
+
+impl Lane {
+    /// Takes the next relation, the largest first, until none is left.
+    async fn run(self, queue: Arc<Mutex<Vec<CoveredTable>>>) -> Result<Vec<(u32, Found)>, Failure> {
+        let mut found = Vec::new();
+        loop {
+            let next = queue.lock().unwrap_or_else(PoisonError::into_inner).pop();
+            let Some(covered) = next else { break };
+            let Self { reader, parent, writer, rows } = &self;
+            let relation = RelationReading { covered: &covered, parent, reader, writer, rows };
+            found.push((covered.oid, relation.run().await?));
+        }
+        self.reader.end().await?;
+        Ok(found)
     }
 }
