@@ -59,7 +59,7 @@ impl KeySums {
     pub fn bucket_of(&self, digest: &Digest) -> usize {
         let mut first = [0; 8];
         first.copy_from_slice(&digest.as_bytes()[..8]);
-        let scaled = u128::from(u64::from_be_bytes(first)) * self.0.len() as u128 >> 64;
+        let scaled = (u128::from(u64::from_be_bytes(first)) * self.0.len() as u128) >> 64;
         usize::try_from(scaled).unwrap_or_default()
     }
 

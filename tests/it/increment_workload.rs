@@ -245,7 +245,7 @@ async fn g7_a_random_workload_restores_exactly_at_every_hour() {
 
 #[cfg(feature = "long")]
 #[tokio::test(flavor = "multi_thread")]
-async fn g7_a_hundred_thousand_transactions_and_fifty_increments_leave_no_difference() {
+async fn g7_long_a_hundred_thousand_transactions_and_fifty_increments_leave_no_difference() {
     let counts = prove(Scale { seed: 77, hours: 60, sessions: 4, transactions: 420 }).await;
     println!("{counts:?}");
     assert!(counts.transactions >= 100_000 && counts.increments >= 50 && counts.kills >= 50, "{counts:?}");

@@ -100,11 +100,8 @@ impl Work<'_> {
         let relations = self.make_rows(&maker, &mut targets).await?;
         let mut tables = coordinator.table_records();
         let mut keys = BTreeMap::new();
-        for (record, found) in tables
-            .iter_mut()
-            .filter_map(|record| Some((record.oid, record)))
-            .filter_map(|(oid, record)| relations.get(&oid).map(|found| (record, found)))
-        {
+        for record in &mut tables {
+            let Some(found) = relations.get(&record.oid) else { continue };
             found.record(record, self.parent.record(record.oid));
             keys.extend(found.key_sums().map(|sums| (record.table.clone(), sums)));
         }
