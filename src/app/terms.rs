@@ -7,7 +7,9 @@ use crate::catalog::Term;
 
 /// The terms of one leadership, by the repository's place; without a leadership, the newest term of each.
 #[derive(Clone, Debug, Default)]
-pub(in crate::app) struct Terms(Option<Arc<Mutex<BTreeMap<String, Arc<Term>>>>>);
+pub(in crate::app) struct Terms(Option<Arc<Mutex<ByPlace>>>);
+
+type ByPlace = BTreeMap<String, Arc<Term>>;
 
 impl Terms {
     /// Those of a leadership that begins now.
@@ -28,7 +30,7 @@ impl Terms {
         self.own().is_some_and(|own| own.values().any(|term| term.is_deposed()))
     }
 
-    fn own(&self) -> Option<MutexGuard<'_, BTreeMap<String, Arc<Term>>>> {
+    fn own(&self) -> Option<MutexGuard<'_, ByPlace>> {
         self.0.as_ref().map(|own| own.lock().unwrap_or_else(PoisonError::into_inner))
     }
 }

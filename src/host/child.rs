@@ -99,7 +99,7 @@ fn inherited() -> impl Iterator<Item = (&'static str, OsString)> {
     INHERITED.into_iter().filter_map(|name| Some((name, std::env::var_os(name)?)))
 }
 
-#[expect(clippy::disallowed_methods, reason = "a child's environment is made here; our own settings may be secrets")]
+/// Everything but our own settings, which may be secrets.
 fn not_ours() -> impl Iterator<Item = (OsString, OsString)> {
     std::env::vars_os().filter(|(name, _)| !name.to_string_lossy().starts_with("DBAGENT_"))
 }
