@@ -22,6 +22,15 @@ struct Lease {
     until: DateTime<Utc>,
 }
 
+/// The leases in a repository.
+#[derive(Debug, Default)]
+pub struct Leases {
+    /// Artifacts that are in use.
+    pub holding: BTreeSet<ArtifactId>,
+    /// Leases that ended by themselves, of restores that died.
+    pub over: Vec<ObjectKey>,
+}
+
 impl Repository {
     /// Leases `artifact` for the run `holder`. Give the key to [`Repository::end_lease`].
     pub async fn lease(
@@ -44,18 +53,23 @@ impl Repository {
 
     /// Artifacts under a lease that holds at `now`. A lease that cannot be read holds: better kept too long.
     pub async fn leased(&self, now: DateTime<Utc>) -> Result<BTreeSet<ArtifactId>, CatalogError> {
-        let mut leased = BTreeSet::new();
+        Ok(self.leases(now).await?.holding)
+    }
+
+    /// Every lease there is, as of `now`.
+    pub async fn leases(&self, now: DateTime<Utc>) -> Result<Leases, CatalogError> {
+        let mut leases = Leases::default();
         for key in list_all(self.storage.as_ref(), &names::leases()).await? {
             let Some(artifact) = names::leased_artifact(&key) else { continue };
-            let over = match self.read(&key).await {
-                Ok(bytes) => serde_json::from_slice::<Lease>(&bytes).is_ok_and(|lease| lease.until <= now),
-                Err(error) if error.is_missing() => true,
+            match self.read(&key).await {
+                Ok(bytes) if serde_json::from_slice::<Lease>(&bytes).is_ok_and(|lease| lease.until <= now) => {
+                    leases.over.push(key);
+                }
+                Ok(_) => drop(leases.holding.insert(artifact)),
+                Err(error) if error.is_missing() => {}
                 Err(error) => return Err(error),
-            };
-            if !over {
-                leased.insert(artifact);
             }
         }
-        Ok(leased)
+        Ok(leases)
     }
 }

@@ -7,10 +7,12 @@ use std::time::Duration;
 use dbagent::catalog::{Inventory, Record, Repository, Unsigned};
 use dbagent::host::{Clock as _, SystemClock};
 use dbagent::model::event::Events;
+use dbagent::model::failure::FailureKind;
 use dbagent::model::id::RunId;
 use dbagent::model::keep::Keep;
 use dbagent::model::outcome::{Outcome, Verdict};
 use dbagent::model::retention::Policy;
+use dbagent::ops::backup::delete;
 use dbagent::ops::{Setting, expire};
 use dbagent::storage::PutOptions;
 
@@ -117,4 +119,32 @@ fn a_directory_that_is_not_mounted_does_not_keep_s3_from_expiring() {
         found.unwrap()["error"].clone()
     };
     assert!(error("local").is_string() && error("s3").is_null(), "{outcome}");
+}
+
+#[tokio::test]
+async fn a_backup_that_a_restore_reads_cannot_be_deleted_by_hand() {
+    let repository = empty_repository();
+    commit(&repository, 0).await;
+    let artifact = inventory(&repository).await.artifacts.remove(0);
+    let setting = setting();
+    let lease = repository.lease(artifact.manifest.id, setting.run, setting.clock.now()).await.unwrap();
+    let refused = delete(&repository, &artifact, &setting).await.unwrap_err();
+    assert_eq!(refused.kind, FailureKind::RefusedForSafety);
+    assert_eq!(inventory(&repository).await.artifacts.len(), 1);
+    repository.end_lease(&lease).await.unwrap();
+    delete(&repository, &artifact, &setting).await.unwrap();
+    let left = Inventory::read(&repository, Unsigned::Refuse, setting.clock.now()).await.unwrap();
+    assert!(left.artifacts.is_empty() && left.findings.is_empty(), "{:?}", left.findings);
+}
+
+#[tokio::test]
+async fn leases_of_restores_that_died_do_not_stay_for_ever() {
+    let repository = empty_repository();
+    let artifact = commit(&repository, 0).await.id;
+    let (real, long_ago) = (SystemClock::new().now(), now() - chrono::Duration::days(9));
+    let dead = repository.lease(artifact, RunId::new(long_ago), long_ago).await.unwrap();
+    let living = repository.lease(artifact, RunId::new(real), real).await.unwrap();
+    clear(&repository).await;
+    let left: Vec<_> = repository.storage.list("leases/", None).await.unwrap().objects;
+    assert_eq!(left.iter().map(|object| &object.key).collect::<Vec<_>>(), [&living], "{dead}");
 }

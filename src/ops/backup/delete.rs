@@ -30,7 +30,14 @@ pub fn delete_refusal(artifact: &Artifact, holdings: &[Artifact]) -> Option<Fail
     None
 }
 
-/// Deletes one copy. Gives the bytes freed.
+/// Deletes one copy, unless a restore holds it. Gives the bytes freed.
 pub async fn delete(repository: &Repository, artifact: &Artifact, setting: &Setting) -> Result<u64, Failure> {
-    Ok(bury::bury(repository, artifact, "deleted by hand", setting.clock.now()).await?)
+    let now = setting.clock.now();
+    if repository.leased(now).await?.contains(&artifact.manifest.id) {
+        let message =
+            format!("delete {} from repository {}: a running restore reads it", artifact.name, artifact.repository);
+        return Err(Failure::new(FailureKind::RefusedForSafety, message)
+            .hint("Wait for its end; the hold of a restore that died ends by itself within a day."));
+    }
+    Ok(bury::bury(repository, artifact, "deleted by hand", now).await?)
 }

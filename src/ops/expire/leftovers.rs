@@ -25,6 +25,8 @@ pub struct Leftovers {
     pub commits: Vec<Unfinished>,
     /// Manifests whose artifacts are buried.
     pub half_buried: Vec<ObjectKey>,
+    /// Leases of restores that died.
+    pub leases: Vec<ObjectKey>,
     /// Names that are not ours: reported, never deleted.
     pub foreign: Vec<String>,
 }
@@ -47,6 +49,7 @@ impl Leftovers {
             }
         }
         found.commits = inventory.unfinished.iter().filter(|commit| commit.recorded < since).cloned().collect();
+        found.leases = repository.leases(now).await?.over;
         found.half_buried = inventory.half_buried.clone();
         found.find_orphans(repository, inventory, since).await?;
         Ok(found)
@@ -97,7 +100,7 @@ impl Leftovers {
 
     /// How many there are, without what is not ours.
     pub fn count(&self) -> usize {
-        self.uploads.len() + self.orphans.len() + self.commits.len() + self.half_buried.len()
+        self.uploads.len() + self.orphans.len() + self.commits.len() + self.half_buried.len() + self.leases.len()
     }
 
     /// Clears them away. Gives how many there were.
@@ -113,7 +116,7 @@ impl Leftovers {
         for manifest in &self.half_buried {
             bury::delete_manifest(repository, manifest).await?;
         }
-        for key in &self.orphans {
+        for key in self.orphans.iter().chain(&self.leases) {
             repository.storage.delete(key, None).await?;
         }
         Ok(count as u64)
