@@ -85,8 +85,10 @@ fn f09_of_several_agents_one_leads_and_whoever_dies_no_run_is_lost_or_doubled() 
     leader.says("done: ");
     let runs = runs_in(&desk, runner, &clock);
     assert_eq!(runs.len(), 1, "{runs:?}");
-    let backups =
-        |state: &str| asked_in(&desk, state, &clock, &["backup", "list"])["backups"].as_array().unwrap().len();
+    let backups = |state: &str| {
+        let listed = asked_in(&desk, state, &clock, &["backup", "list"]);
+        listed["backups"].as_array().unwrap().iter().filter(|backup| backup["job"] == "full").count()
+    };
     assert_eq!(backups(runner), 1);
     for _ in 0..others.len() {
         assert_eq!(desk.site.ask(LEADERS), "1");
