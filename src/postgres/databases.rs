@@ -35,12 +35,27 @@ pub async fn create_like(client: &Client, name: &str, source: &SourceRecord) -> 
 }
 
 /// Gives the database `from` the name `to`. A database that has that name now gets the name `aside` in the same
-/// transaction, its sessions ended first.
+/// transaction. Its sessions are ended first and new ones kept out, or a connection pool would be back before the
+/// renaming; when that fails it is opened again.
 pub async fn rename(client: &Client, from: &str, to: &str, aside: Option<&str>) -> Result<(), PostgresError> {
+    let Some(aside) = aside else { return swap(client, from, to, None).await };
+    let allow = |allowed: bool| format!("ALTER DATABASE {} ALLOW_CONNECTIONS {allowed}", quote_identifier(to));
+    client.batch_execute(&allow(false)).await?;
+    let swapped = async {
+        client.query(include_str!("../../sql/server/end_sessions.sql"), &[&to]).await?;
+        swap(client, from, to, Some(aside)).await
+    }
+    .await;
+    if swapped.is_err() {
+        client.batch_execute(&allow(true)).await?;
+    }
+    swapped
+}
+
+async fn swap(client: &Client, from: &str, to: &str, aside: Option<&str>) -> Result<(), PostgresError> {
     let mut statements = vec!["BEGIN".to_owned()];
     if let Some(aside) = aside {
         statements.push(format!("ALTER DATABASE {} RENAME TO {}", quote_identifier(to), quote_identifier(aside)));
-        client.query(include_str!("../../sql/server/end_sessions.sql"), &[&to]).await?;
     }
     statements.push(format!("ALTER DATABASE {} RENAME TO {}", quote_identifier(from), quote_identifier(to)));
     statements.push("COMMIT".to_owned());

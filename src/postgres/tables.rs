@@ -57,6 +57,25 @@ pub async fn is_partitioned(client: &Client, table: &QualifiedTable) -> Result<b
     Ok(client.query_one(query, &[&table.quoted()]).await?.get(0))
 }
 
+/// Fills every materialized view that is not, those that others read first. The ones that could not be filled, and why.
+pub async fn refresh_views(client: &Client) -> Result<Vec<(String, String)>, PostgresError> {
+    let rows = client.query(include_str!("../../sql/table/unpopulated_views.sql"), &[]).await?;
+    let mut views: Vec<String> = rows.iter().map(|row| row.get(0)).collect();
+    loop {
+        let mut failed = Vec::new();
+        for view in &views {
+            if let Err(error) = client.batch_execute(&format!("REFRESH MATERIALIZED VIEW {view}")).await {
+                failed.push((view.clone(), PostgresError::from(error).to_string()));
+            }
+        }
+        // One that reads another fails until that one is filled.
+        if failed.is_empty() || failed.len() == views.len() {
+            return Ok(failed);
+        }
+        views = failed.into_iter().map(|(view, _)| view).collect();
+    }
+}
+
 /// How many blocks `table` has.
 pub async fn blocks(client: &Client, table: &QualifiedTable) -> Result<i64, PostgresError> {
     Ok(client.query_one(include_str!("../../sql/table/blocks.sql"), &[&table.quoted()]).await?.get(0))

@@ -2,9 +2,11 @@
 
 use std::process::Command;
 
-use crate::stage::site::Site;
+use crate::stage::site::{Site, TABLES};
+use dbagent::model::failure::FailureKind;
 use dbagent::model::manifest::{ObjectRole, VerificationLevel};
 use dbagent::model::outcome::Verdict;
+use dbagent::ops::{dump, restore};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_dump_restores_equal_into_a_new_database() {
@@ -89,4 +91,74 @@ async fn stock_tools_alone_restore_a_dump() {
     assert_eq!(site.server.sql_in("by_hand", query).unwrap().trim(), site.ask(query));
     let query = "SELECT count(*), sum(hashtext(e::text)) FROM events e";
     assert_eq!(site.server.sql_in("by_hand", query).unwrap().trim(), site.ask(query));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_newer_backup_of_one_table_is_never_taken_for_the_database() {
+    let site = Site::new();
+    let of = |job: &str, tables: &[&str]| dump::Options {
+        job: job.to_owned(),
+        folder: job.to_owned(),
+        tables: tables.iter().map(|table| table.parse().unwrap()).collect(),
+        ..site.dump_options()
+    };
+    let make = async |options: dump::Options| dump::run(&options, &site.dump_doors(), &site.setting()).await.unwrap();
+    make(of("archive", &["events"])).await;
+    make(of("customers", &["customers"])).await;
+    let refused = site.restore_database("unclear").await.unwrap_err();
+    assert_eq!(refused.kind, FailureKind::RefusedForSafety);
+    assert!(refused.message.contains("archive: 1 tables") && refused.message.contains("customers: 1 tables"));
+    make(of("full", &TABLES)).await;
+    make(of("archive", &["events"])).await;
+    site.restore_database("copy").await.unwrap();
+    assert_eq!(site.server.sql_in("copy", "SELECT count(*) FROM orders").unwrap().trim(), "3000");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn materialized_views_are_filled_those_that_others_read_first() {
+    let site = Site::new();
+    site.ask(
+        "CREATE MATERIALIZED VIEW zz_base AS SELECT id FROM customers WHERE id <= 7; \
+         CREATE MATERIALIZED VIEW aa_upon AS SELECT sum(id) AS total FROM zz_base; \
+         CREATE MATERIALIZED VIEW broken AS SELECT 1 / count(*) AS one FROM left_out",
+    );
+    site.dump().await.unwrap();
+    site.restore_database("copy").await.unwrap();
+    assert_eq!(site.server.sql_in("copy", "SELECT total FROM aa_upon").unwrap().trim(), "28");
+    assert!(site.server.sql_in("copy", "SELECT * FROM broken").is_err(), "left_out has no rows in this dump");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_database_is_replaced_under_an_application_that_keeps_coming_back() {
+    let site = Site::new();
+    site.dump().await.unwrap();
+    site.ask("DELETE FROM orders");
+    let stop = tokio_util::sync::CancellationToken::new();
+    let pool: Vec<_> = (0..4)
+        .map(|_| {
+            let (connection, stop) = (site.connection(), stop.clone());
+            tokio::spawn(async move {
+                let mut served = 0;
+                while !stop.is_cancelled() {
+                    if let Ok(session) = connection.connect().await {
+                        // Stays until the server ends it, and is back at once.
+                        let _ = session.client().batch_execute("SELECT pg_sleep(5)").await;
+                        served += 1;
+                    }
+                }
+                served
+            })
+        })
+        .collect();
+    let choice = restore::choose(&site.wanted(None), &site.restore_doors(), &site.setting()).await.unwrap();
+    let options = restore::DatabaseOptions { to_database: Some("shop".into()), replace: true, no_owner: false };
+    restore::restore_database(&options, &choice, &site.restore_doors(), &site.setting()).await.unwrap();
+    assert_eq!(site.ask("SELECT count(*) FROM orders"), "3000");
+    stop.cancel();
+    site.ask("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE query LIKE '%pg_sleep(5)%' AND pid <> pg_backend_pid()");
+    for application in pool {
+        assert!(application.await.unwrap() > 0, "an application never connected");
+    }
+    let left = "SELECT string_agg(datname, ' ') FROM pg_database WHERE datname LIKE 'dbagent_%' OR NOT datallowconn AND datname <> 'template0'";
+    assert_eq!(site.ask(left), "");
 }

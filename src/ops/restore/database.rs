@@ -17,7 +17,7 @@ use crate::model::table::QualifiedTable;
 use crate::ops::Setting;
 use crate::ops::restore::source::Choice;
 use crate::ops::restore::{Doors, Restored};
-use crate::postgres::{Connection, Session, copy, databases, pg_restore, tables};
+use crate::postgres::{Connection, PostgresError, Session, copy, databases, pg_restore, tables};
 use crate::steps::load_dump::{self, Routing};
 use crate::steps::prove;
 use crate::steps::replay::{Place, Replay};
@@ -53,15 +53,32 @@ pub async fn restore_database(
         Ok(restored) => restored,
         Err(failure) => return Err(clear_away(&maintenance, &staging, failure).await),
     };
-    setting.require_going_on("give the restored database its name")?;
-    let aside = there.then(|| format!("dbagent_replaced_{}", setting.run));
-    databases::rename(maintenance.client(), &staging, &target, aside.as_deref()).await?;
-    if let Some(aside) = aside {
-        databases::drop(maintenance.client(), &aside).await?;
+    // The session of the beginning may have been idle for hours.
+    let maintenance =
+        doors.connection.with_database("postgres").connect().await.map_err(|error| proven(&staging, error))?;
+    if let Err(failure) = setting.require_going_on("give the restored database its name") {
+        return Err(clear_away(&maintenance, &staging, failure).await);
     }
-    choice.release().await?;
+    let aside = there.then(|| format!("dbagent_replaced_{}", setting.run));
+    let renamed = databases::rename(maintenance.client(), &staging, &target, aside.as_deref()).await;
+    renamed.map_err(|error| proven(&staging, error))?;
+    if let Some(aside) = aside
+        && let Err(error) = databases::drop(maintenance.client(), &aside).await
+    {
+        setting.events.note(format!("the database that was replaced is still there as {aside}; drop it: {error}"));
+    }
+    choice.release(setting).await;
     restored.target = target;
     Ok(restored)
+}
+
+/// What is proven is not thrown away because its name could not be had.
+fn proven(staging: &str, error: PostgresError) -> Failure {
+    let failure = Failure::from(error);
+    let message = format!("give the restored database its name: {}", failure.full_message());
+    Failure::new(failure.kind, message).hint(format!(
+        "The restored database is whole and proven, under the name {staging}: rename it when nobody is connected, or drop it."
+    ))
 }
 
 /// Whether a database named `target` is there and is to be replaced.
@@ -126,6 +143,7 @@ impl Work<'_> {
         self.pg_restore("post-data", &schema).await?;
         phases.end("indexes and constraints");
         self.finish(manifest).await?;
+        self.refresh_views().await?;
         phases.end("sequences and statistics");
         let proofs = prove::prove(self.sessions().await?, &records, &self.setting.events).await?;
         prove::require_equal(&proofs)?;
@@ -178,6 +196,15 @@ impl Work<'_> {
         let sums = replay.sums();
         let record = |lineage: Lineage| TableRecord { content: sums.get(&lineage.oid).copied(), ..lineage.record };
         Ok(lineages.into_iter().map(record).collect())
+    }
+
+    /// The rows of materialized views are in no dump.
+    async fn refresh_views(&self) -> Result<(), Failure> {
+        let session = self.connection.connect().await?;
+        for (view, reason) in tables::refresh_views(session.client()).await? {
+            self.setting.events.note(format!("the materialized view {view} is empty: {reason}"));
+        }
+        Ok(())
     }
 
     /// Sequences to their values at the snapshot, and fresh statistics.

@@ -4,6 +4,7 @@
 //! has a name that says so until it is proven equal, and the proof against the manifest always comes last.
 
 mod assemble;
+mod coverage;
 mod database;
 mod source;
 mod table;

@@ -4,7 +4,7 @@
 
 use std::io::Read as _;
 
-use crate::catalog::{Artifact, Inventory, Repository, Unsigned, chain};
+use crate::catalog::{Artifact, Inventory, Repository, Selector, Unsigned, chain};
 use crate::host::Source;
 use crate::model::failure::{Failure, FailureKind};
 use crate::model::key::ObjectKey;
@@ -13,7 +13,7 @@ use crate::model::manifest::{Manifest, ObjectRecord, ObjectRole};
 use crate::model::table::TableName;
 use crate::model::verb::Verb;
 use crate::ops::Setting;
-use crate::ops::restore::{Doors, Wanted};
+use crate::ops::restore::{Doors, Wanted, coverage};
 use crate::pipeline::fetch;
 use crate::steps::{read_back, thaw};
 
@@ -35,6 +35,10 @@ pub async fn choose(wanted: &Wanted, doors: &Doors, setting: &Setting) -> Result
     let artifacts = candidates(wanted, doors, setting).await?;
     let fitting: Vec<Artifact> =
         artifacts.iter().filter(|artifact| fits(wanted, &artifact.manifest)).cloned().collect();
+    let fitting = match (&wanted.table, &wanted.selector) {
+        (None, Selector::Latest | Selector::Oldest) => coverage::whole(fitting)?,
+        _ => fitting,
+    };
     let copies = wanted.selector.choose(&fitting)?;
     let mut failures = Vec::new();
     for artifact in copies {
@@ -188,12 +192,13 @@ impl Choice {
         read.await.map_err(|error| Failure::new(FailureKind::Failed, "read the schema of the backup").because(error))?
     }
 
-    /// Gives the leases back.
-    pub(super) async fn release(&self) -> Result<(), Failure> {
+    /// Gives the leases back. What is restored stays so when that fails: a lease ends by itself.
+    pub(super) async fn release(&self, setting: &Setting) {
         for lease in &self.leases {
-            self.repository.end_lease(lease).await?;
+            if let Err(error) = self.repository.end_lease(lease).await {
+                setting.events.note(format!("the lease {lease} stays until it ends by itself: {error}"));
+            }
         }
-        Ok(())
     }
 }
 

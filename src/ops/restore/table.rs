@@ -70,7 +70,7 @@ pub async fn restore_table(
         TableMode::Beside(name) => (None, Some(work.beside(name.as_ref()).await?)),
         TableMode::Merge | TableMode::Replace => setting.unless_stopped("restore the table", work.difference()).await?,
     };
-    choice.release().await?;
+    choice.release(setting).await;
     Ok(result)
 }
 
