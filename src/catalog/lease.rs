@@ -14,8 +14,8 @@ use crate::catalog::repository::Repository;
 use crate::model::id::{ArtifactId, RunId};
 use crate::model::key::ObjectKey;
 
-/// How long a lease holds.
-const TERM: Duration = Duration::hours(24);
+/// How long a lease holds at most: longer than a thaw from the deepest archive class (two days) and a large restore.
+const TERM: Duration = Duration::days(7);
 
 #[derive(Serialize, Deserialize)]
 struct Lease {

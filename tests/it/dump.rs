@@ -162,3 +162,24 @@ async fn a_database_is_replaced_under_an_application_that_keeps_coming_back() {
     let left = "SELECT string_agg(datname, ' ') FROM pg_database WHERE datname LIKE 'dbagent_%' OR NOT datallowconn AND datname <> 'template0'";
     assert_eq!(site.ask(left), "");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_restore_gives_its_leases_back_also_when_it_fails() {
+    let site = Site::new();
+    site.dump().await.unwrap();
+    let storage = &site.repositories[0].storage;
+    let leases = async || storage.list("leases/", None).await.unwrap().objects.len();
+    let doors = site.restore_doors();
+    let choice = restore::choose(&site.wanted(None), &doors, &site.setting()).await.unwrap();
+    assert_eq!(leases().await, 1);
+    let there = restore::DatabaseOptions { to_database: Some("shop".into()), replace: false, no_owner: false };
+    let refused = restore::restore_database(&there, &choice, &doors, &site.setting()).await.unwrap_err();
+    assert_eq!((refused.kind, leases().await), (FailureKind::RefusedForSafety, 0));
+    let key = &site.artifacts("local").await[0].manifest.objects[0].key;
+    let path = site.root().join("local").join(key.to_string());
+    let mut bytes = std::fs::read(&path).unwrap();
+    bytes[0] ^= 1;
+    std::fs::write(&path, bytes).unwrap();
+    assert!(restore::choose(&site.wanted(None), &doors, &site.setting()).await.is_err());
+    assert_eq!(leases().await, 0);
+}

@@ -33,8 +33,19 @@ pub struct DatabaseOptions {
     pub no_owner: bool,
 }
 
-/// Restores the database of `choice`.
+/// Restores the database of `choice`, and gives its leases back however that ends.
 pub async fn restore_database(
+    options: &DatabaseOptions,
+    choice: &Choice,
+    doors: &Doors,
+    setting: &Setting,
+) -> Result<Restored, Failure> {
+    let restored = restore_proven(options, choice, doors, setting).await;
+    choice.release(setting).await;
+    restored
+}
+
+async fn restore_proven(
     options: &DatabaseOptions,
     choice: &Choice,
     doors: &Doors,
@@ -67,7 +78,6 @@ pub async fn restore_database(
     {
         setting.events.note(format!("the database that was replaced is still there as {aside}; drop it: {error}"));
     }
-    choice.release(setting).await;
     restored.target = target;
     Ok(restored)
 }

@@ -72,10 +72,22 @@ async fn verify_chain(
         Failure::new(FailureKind::Integrity, broken.to_string()).hint("Restore an earlier backup with --until.")
     })?;
     let mut leases = Vec::new();
-    for link in &chain {
-        leases.extend(verify(link, repository, setting).await?);
+    let verified = async {
+        for link in &chain {
+            leases.extend(lease(link, repository, setting).await);
+            verify(link, repository, setting).await?;
+        }
+        Ok(())
     }
-    Ok(Choice { artifact: artifact.clone(), repository: repository.clone(), chain, leases })
+    .await;
+    let choice = Choice { artifact: artifact.clone(), repository: repository.clone(), chain, leases };
+    match verified {
+        Ok(()) => Ok(choice),
+        Err(failure) => {
+            choice.release(setting).await;
+            Err(failure)
+        }
+    }
 }
 
 /// Every artifact, oldest first. A repository that cannot be read does not hide the others.
@@ -121,13 +133,8 @@ fn covers(manifest: &Manifest, table: &TableName) -> bool {
     })
 }
 
-async fn verify(artifact: &Artifact, repository: &Repository, setting: &Setting) -> Result<Option<ObjectKey>, Failure> {
-    if let Some(damage) = &artifact.damaged {
-        let message = format!("use {} in repository {}: {damage}", artifact.name, repository.name);
-        return Err(Failure::new(FailureKind::Integrity, message));
-    }
-    let now = setting.clock.now();
-    let lease = match repository.lease(artifact.manifest.id, setting.run, now).await {
+async fn lease(artifact: &Artifact, repository: &Repository, setting: &Setting) -> Option<ObjectKey> {
+    match repository.lease(artifact.manifest.id, setting.run, setting.clock.now()).await {
         Ok(lease) => Some(lease),
         Err(error) => {
             setting
@@ -135,11 +142,18 @@ async fn verify(artifact: &Artifact, repository: &Repository, setting: &Setting)
                 .note(format!("no lease on the backup, so that an expiry could delete it meanwhile: {error}"));
             None
         }
-    };
+    }
+}
+
+async fn verify(artifact: &Artifact, repository: &Repository, setting: &Setting) -> Result<(), Failure> {
+    if let Some(damage) = &artifact.damaged {
+        let message = format!("use {} in repository {}: {damage}", artifact.name, repository.name);
+        return Err(Failure::new(FailureKind::Integrity, message));
+    }
     thaw::thaw(repository, artifact, setting.clock.as_ref(), &setting.events, &setting.stop).await?;
     setting.events.step(format!("verifying {} in {}", artifact.name, repository.storage.place()));
     read_back::read_back(repository, &artifact.manifest.objects, &setting.events).await?;
-    Ok(lease)
+    Ok(())
 }
 
 impl Choice {

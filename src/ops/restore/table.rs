@@ -67,11 +67,11 @@ pub async fn restore_table(
     let table = find(&options.table, records)?;
     let work = Work { options, choice, doors, setting, records: leaves(records, &table), table };
     let result = match &options.mode {
-        TableMode::Beside(name) => (None, Some(work.beside(name.as_ref()).await?)),
-        TableMode::Merge | TableMode::Replace => setting.unless_stopped("restore the table", work.difference()).await?,
+        TableMode::Beside(name) => work.beside(name.as_ref()).await.map(|restored| (None, Some(restored))),
+        TableMode::Merge | TableMode::Replace => setting.unless_stopped("restore the table", work.difference()).await,
     };
     choice.release(setting).await;
-    Ok(result)
+    result
 }
 
 fn find(name: &TableName, records: &[TableRecord]) -> Result<QualifiedTable, Failure> {
