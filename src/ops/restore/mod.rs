@@ -29,7 +29,7 @@ pub use table::{TableMode, TableOptions, TablePlan, TableResult, restore_table};
 pub struct Wanted {
     /// Which one.
     pub selector: Selector,
-    /// None that finished later than this.
+    /// None of a state later than this.
     pub until: Option<DateTime<Utc>>,
     /// Of this database only.
     pub database: Option<String>,
