@@ -6,6 +6,8 @@
 
 use std::io;
 
+use crate::model::failure::{Failure, FailureKind};
+
 /// A step at which a fault can be injected. Closed: tests go through [`FailPoint::ALL`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum FailPoint {
@@ -110,6 +112,11 @@ pub fn reach(_point: FailPoint) -> io::Result<()> {
 #[cfg(feature = "failpoints")]
 pub fn reach(point: FailPoint) -> io::Result<()> {
     armed::reach(point)
+}
+
+/// [`reach`] for a step whose errors are failures.
+pub fn pass(point: FailPoint) -> Result<(), Failure> {
+    reach(point).map_err(|error| Failure::new(FailureKind::Failed, "pass a fail point").because(error))
 }
 
 #[cfg(feature = "failpoints")]

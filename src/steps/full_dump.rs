@@ -7,7 +7,7 @@
 use std::collections::BTreeMap;
 
 use crate::catalog::ArtifactName;
-use crate::host::failpoint::FailPoint;
+use crate::host::failpoint::{FailPoint, pass};
 use crate::host::{Child, ChildSpec};
 use crate::model::buckets::{KeySums, bucket_counts};
 use crate::model::digest::TableSum;
@@ -21,7 +21,7 @@ use crate::pipeline::archive::KeyPlan;
 use crate::postgres::pg_dump::{self, DataOptions};
 use crate::postgres::{ChildEnvironment, Coordinator, CoveredTable};
 use crate::steps::Setting;
-use crate::steps::artifact::{self, Doors, Draft, Made, ObjectMaker, Options, Supply, Target, pass};
+use crate::steps::artifact::{self, Doors, Draft, Made, ObjectMaker, Options, Supply, Target};
 
 /// Makes one artifact.
 pub async fn run(options: &Options, doors: &Doors, setting: &Setting) -> Result<Outcome, Failure> {

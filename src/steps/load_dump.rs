@@ -10,7 +10,7 @@ use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
 use crate::host::Source;
-use crate::host::failpoint::{self, FailPoint};
+use crate::host::failpoint::{FailPoint, pass};
 use crate::model::event::{Event, Events};
 use crate::model::failure::{Failure, FailureKind};
 use crate::model::table::QualifiedTable;
@@ -226,8 +226,7 @@ impl Loader {
             // The lane has ended before its rows did: its result says why.
             return self.end_table().await;
         }
-        failpoint::reach(FailPoint::RestoreMidLoad)
-            .map_err(|error| Failure::new(FailureKind::Failed, "pass a fail point").because(error))?;
+        pass(FailPoint::RestoreMidLoad)?;
         self.events.tell(Event::Progress { bytes: self.bytes, expected_bytes: None, rows: 0 });
         Ok(())
     }

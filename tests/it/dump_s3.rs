@@ -5,7 +5,6 @@
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use aws_sdk_s3::config::{BehaviorVersion, Region};
 use chrono::Utc;
 use dbagent::host::clock::ManualClock;
 use dbagent::model::event::{Event, Events};
@@ -20,7 +19,7 @@ use crate::stage::moto::Moto;
 use crate::stage::objects::list;
 use crate::stage::s3::S3Server;
 use crate::stage::s3_fault::{Action, Rule};
-use crate::stage::s3_storage::{credentials, open};
+use crate::stage::s3_storage::{open, plain_client};
 use crate::stage::site::Site;
 
 /// Rows that do not compress: enough for two parts of the smallest size.
@@ -371,15 +370,4 @@ fn moto_settings(endpoint: &str) -> S3Settings {
         part_size: 5 << 20,
         ..S3Settings::new("cold", "r")
     }
-}
-
-/// A client for what is none of `Storage`'s business.
-fn plain_client(endpoint: &str) -> aws_sdk_s3::Client {
-    let config = aws_sdk_s3::Config::builder()
-        .behavior_version(BehaviorVersion::latest())
-        .region(Region::new("us-east-1"))
-        .credentials_provider(credentials())
-        .endpoint_url(endpoint)
-        .force_path_style(true);
-    aws_sdk_s3::Client::from_conf(config.build())
 }

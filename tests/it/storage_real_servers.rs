@@ -2,7 +2,6 @@
 
 use std::time::Duration;
 
-use aws_sdk_s3::config::{BehaviorVersion, Region};
 use aws_sdk_s3::primitives::ByteStream;
 use aws_sdk_s3::types::{BucketVersioningStatus, VersioningConfiguration};
 use bytes::Bytes;
@@ -11,19 +10,8 @@ use dbagent::storage::{ObjectLock, PutOptions, S3Settings, Sse, Storage, Storage
 use crate::stage::moto::Moto;
 use crate::stage::objects::{key, noise, put, read, upload};
 use crate::stage::radosgw::{KMS_KEY, RadosGateway};
-use crate::stage::s3_storage::{credentials, open};
+use crate::stage::s3_storage::{open, plain_client};
 use crate::storage_conformance::conforms;
-
-/// A plain client, for what is none of `Storage`'s business.
-fn client(endpoint: &str) -> aws_sdk_s3::Client {
-    let config = aws_sdk_s3::Config::builder()
-        .behavior_version(BehaviorVersion::latest())
-        .region(Region::new("us-east-1"))
-        .credentials_provider(credentials())
-        .endpoint_url(endpoint)
-        .force_path_style(true);
-    aws_sdk_s3::Client::from_conf(config.build())
-}
 
 fn settings(endpoint: &str, bucket: &str) -> S3Settings {
     S3Settings {
@@ -37,7 +25,7 @@ fn settings(endpoint: &str, bucket: &str) -> S3Settings {
 
 /// The whole suite in a fresh bucket.
 async fn conforms_in_bucket(endpoint: &str) {
-    let client = client(endpoint);
+    let client = plain_client(endpoint);
     client.create_bucket().bucket("plain").send().await.unwrap();
     let planted = client.put_object().bucket("plain").key("pre/foreign/.hidden").body(ByteStream::from_static(b"x"));
     planted.send().await.unwrap();
@@ -55,7 +43,7 @@ async fn radosgw_conforms_and_keeps_versions_locks_and_keys() {
 }
 
 async fn versions_are_kept_and_read_by_their_ids(endpoint: &str) {
-    let client = client(endpoint);
+    let client = plain_client(endpoint);
     client.create_bucket().bucket("versions").send().await.unwrap();
     let storage = open(settings(endpoint, "versions")).await;
     assert!(!storage.probe().await.unwrap().features.versions);
@@ -81,7 +69,7 @@ async fn versions_are_kept_and_read_by_their_ids(endpoint: &str) {
 }
 
 async fn a_locked_object_cannot_be_deleted(endpoint: &str) {
-    let client = client(endpoint);
+    let client = plain_client(endpoint);
     client.create_bucket().bucket("locked").object_lock_enabled_for_bucket(true).send().await.unwrap();
     let lock = Some(ObjectLock { compliance: true, days: Some(1) });
     let storage = open(S3Settings { lock, ..settings(endpoint, "locked") }).await;
@@ -95,7 +83,7 @@ async fn a_locked_object_cannot_be_deleted(endpoint: &str) {
 }
 
 async fn objects_are_encrypted_with_the_key_that_was_named(endpoint: &str) {
-    let client = client(endpoint);
+    let client = plain_client(endpoint);
     client.create_bucket().bucket("secret").send().await.unwrap();
     let sse = Some(Sse::Kms { key_id: Some(KMS_KEY.into()) });
     let storage = open(S3Settings { sse, ..settings(endpoint, "secret") }).await;

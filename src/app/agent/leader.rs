@@ -87,7 +87,10 @@ async fn settled(app: &App) -> BTreeMap<String, DateTime<Utc>> {
     let (Ok(plan), Ok((repositories, unopened))) = (app.plan(), app.try_repositories(None).await) else {
         return BTreeMap::new();
     };
-    let remembered = history::read(&app.history_folder(), &Filter::default()).unwrap_or_default();
+    let remembered = history::read(&app.history_folder(), &Filter::default()).unwrap_or_else(|error| {
+        tracing::warn!(%error, "cannot read the run history; its runs count as another agent's");
+        Vec::new()
+    });
     let ours: BTreeSet<RunId> = remembered.iter().filter_map(own_run).collect();
     let mut newest: BTreeMap<(String, String), DateTime<Utc>> = BTreeMap::new();
     for repository in &repositories {

@@ -17,7 +17,7 @@ use std::sync::Arc;
 use chrono::{DateTime, Utc};
 
 use crate::catalog::ArtifactName;
-use crate::host::failpoint::FailPoint;
+use crate::host::failpoint::{FailPoint, pass};
 use crate::host::{Child, feed};
 use crate::model::chain::{FullNeeded, Root};
 use crate::model::failure::Failure;
@@ -27,7 +27,7 @@ use crate::model::outcome::{Finding, Outcome, Severity, Verdict};
 use crate::model::verb::Verb;
 use crate::ops::Setting;
 use crate::postgres::{Coordinator, pg_dump};
-use crate::steps::artifact::{self, Doors, Draft, Made, ObjectMaker, Options, Supply, Target, pass};
+use crate::steps::artifact::{self, Doors, Draft, Made, ObjectMaker, Options, Supply, Target};
 use crate::steps::full_dump;
 
 use parent::Parent;
@@ -136,7 +136,8 @@ impl Work<'_> {
     /// The whole schema as it is now: partitions may have come or gone, and functions and views belong to the state too.
     async fn make_schema(&self, maker: &ObjectMaker<'_>, targets: &mut [Target]) -> Result<Made, Failure> {
         let environment = self.doors.connection.child_environment()?;
-        let spec = pg_dump::schema(&self.doors.tools, &environment, self.coordinator);
+        let mut spec = pg_dump::schema(&self.doors.tools, &environment, self.coordinator);
+        spec.no_progress = Some(self.options.no_progress_timeout);
         let child = Child::spawn(&spec)?;
         pass(FailPoint::DumpSpawned)?;
         maker.make(Supply::program(ObjectRole::Schema, Encoding::PgDumpCustom, child), targets).await

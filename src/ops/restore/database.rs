@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use std::io::Read as _;
 use std::time::Duration;
 
-use crate::host::failpoint::{self, FailPoint};
+use crate::host::failpoint::{FailPoint, pass};
 use crate::host::{Child, ChildSpec};
 use crate::model::failure::{Failure, FailureKind};
 use crate::model::lineage::Lineage;
@@ -328,8 +328,4 @@ impl<'a> Phases<'a> {
         self.done.push((phase, (now - self.since).as_secs_f64()));
         self.since = now;
     }
-}
-
-fn pass(point: FailPoint) -> Result<(), Failure> {
-    failpoint::reach(point).map_err(|error| Failure::new(FailureKind::Failed, "pass a fail point").because(error))
 }

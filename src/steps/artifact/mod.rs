@@ -17,8 +17,7 @@ use std::time::Duration;
 use chrono::{DateTime, TimeDelta, Utc};
 
 use crate::catalog::{ArtifactName, Identity, Repository};
-use crate::host::failpoint::{self, FailPoint};
-use crate::model::failure::{Failure, FailureKind};
+use crate::model::failure::Failure;
 use crate::model::key::InvalidKey;
 use crate::model::lsn::SystemId;
 use crate::model::outcome::{Finding, Outcome, RepositoryOutcome, Severity, Verdict};
@@ -179,9 +178,4 @@ pub async fn release(coordinator: Coordinator) {
     if let Err(error) = coordinator.release().await {
         tracing::warn!(error = error.full_message(), "the session of the snapshot ended before it was given back");
     }
-}
-
-/// Says that the work has come to `point`.
-pub fn pass(point: FailPoint) -> Result<(), Failure> {
-    failpoint::reach(point).map_err(|error| Failure::new(FailureKind::Failed, "pass a fail point").because(error))
 }

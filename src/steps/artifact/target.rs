@@ -4,14 +4,13 @@ use bytes::Bytes;
 
 use crate::catalog::{ArtifactName, Repository};
 use crate::host::Complete;
-use crate::host::failpoint::FailPoint;
+use crate::host::failpoint::{FailPoint, pass};
 use crate::model::digest::Digest;
 use crate::model::failure::{Failure, FailureKind};
 use crate::model::key::ObjectKey;
 use crate::model::manifest::{Encoding, ObjectRecord, ObjectRole, Verification};
 use crate::model::outcome::RepositoryOutcome;
 use crate::steps::artifact::draft::Draft;
-use crate::steps::artifact::pass;
 use crate::steps::read_back;
 use crate::storage::{PutOptions, Upload};
 

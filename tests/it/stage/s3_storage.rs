@@ -3,13 +3,24 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use aws_sdk_s3::config::{Credentials, SharedCredentialsProvider};
+use aws_sdk_s3::config::{BehaviorVersion, Credentials, Region, SharedCredentialsProvider};
 use dbagent::storage::{Retrier, RetryPolicy, Retrying, S3Settings, S3Storage};
 
 use super::s3::{ACCESS_KEY, BUCKET, REGION, S3Server, SECRET_KEY};
 
 pub fn credentials() -> SharedCredentialsProvider {
     SharedCredentialsProvider::new(Credentials::new(ACCESS_KEY, SECRET_KEY, None, None, "test"))
+}
+
+/// A client for what is none of `Storage`'s business.
+pub fn plain_client(endpoint: &str) -> aws_sdk_s3::Client {
+    let config = aws_sdk_s3::Config::builder()
+        .behavior_version(BehaviorVersion::latest())
+        .region(Region::new("us-east-1"))
+        .credentials_provider(credentials())
+        .endpoint_url(endpoint)
+        .force_path_style(true);
+    aws_sdk_s3::Client::from_conf(config.build())
 }
 
 /// Tries as often as usual, without the usual waits.
