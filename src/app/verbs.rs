@@ -11,7 +11,7 @@ use crate::model::outcome::Outcome;
 use crate::model::span::Span;
 use crate::model::verb::Verb;
 use crate::ops::{Setting, check, dump, expire, increment, restore};
-use crate::pipeline::gzip::Level;
+use crate::pipeline::deflate::Level;
 
 /// Longest silence of pg_dump unless the job says otherwise.
 const NO_PROGRESS: Duration = Duration::from_secs(15 * 60);

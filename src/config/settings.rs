@@ -130,7 +130,7 @@ pub enum LockMode {
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Dump {
-    /// gzip level, 1 to 12.
+    /// gzip level, 1 (fastest) to 12 (smallest).
     pub compression_level: u8,
     /// Threads that compress; as many as the machine has, at most 4, when absent.
     pub threads: Option<u16>,
@@ -140,7 +140,7 @@ pub struct Dump {
 
 impl Default for Dump {
     fn default() -> Self {
-        Self { compression_level: 3, threads: None, lock_timeout: Span::seconds(30) }
+        Self { compression_level: 2, threads: None, lock_timeout: Span::seconds(30) }
     }
 }
 

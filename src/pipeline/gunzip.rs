@@ -94,15 +94,15 @@ mod tests {
     use std::io::{Read as _, Write as _};
 
     use flate2::write::GzEncoder;
-    use libdeflater::{CompressionLvl, Compressor};
 
     use super::Gunzip;
+    use crate::pipeline::deflate::{Encoder, Level};
     use crate::pipeline::member;
 
     fn told(content: &[u8]) -> Vec<u8> {
-        let mut compressor = Compressor::new(CompressionLvl::new(3).unwrap());
-        let mut output = vec![0; member::bound(&mut compressor, content.len())];
-        let length = member::write(&mut compressor, content, &mut output).unwrap();
+        let mut encoder = Encoder::new(Level::default());
+        let mut output = vec![0; member::bound(&mut encoder, content.len())];
+        let length = member::write(&mut encoder, 1, content, &mut output).unwrap();
         output.truncate(length);
         output
     }

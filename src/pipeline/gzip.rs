@@ -11,8 +11,8 @@ use std::ops::Deref;
 use std::thread;
 
 use crossbeam_channel::{Receiver, Sender, bounded};
-use libdeflater::{CompressionLvl, Compressor};
 
+use super::deflate::{Encoder, Level};
 use super::member;
 
 /// Input bytes of one member: large enough that deflate's 32 KiB window hardly notices.
@@ -20,26 +20,6 @@ pub const MEMBER_BYTES: usize = 1 << 20;
 
 /// Blocks beyond one for each thread: one being filled, one being consumed, two waiting on either side.
 const SPARE_BLOCKS: usize = 4;
-
-/// A compression level, 1 (fastest) to 12 (smallest).
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Level(CompressionLvl);
-
-impl Level {
-    /// The level `number`; nothing unless it is from 1 to 12.
-    pub fn new(number: u8) -> Option<Self> {
-        (1..=12).contains(&number).then_some(())?;
-        CompressionLvl::new(number.into()).ok().map(Self)
-    }
-}
-
-impl Default for Level {
-    /// Level 3: on pg_dump archives, their rows joined, as small as zlib's level 6 at twice its speed. Level 5 is a
-    /// fifth slower and 3 % smaller (`cargo bench --bench pipeline`).
-    fn default() -> Self {
-        Self::new(3).unwrap_or(Self(CompressionLvl::default()))
-    }
-}
 
 /// A buffer for one member: filled by the producer, compressed by a thread.
 #[derive(Debug)]
@@ -94,6 +74,13 @@ impl Block {
     }
 }
 
+/// A block to be compressed: its number in the stream, and where the member goes.
+struct Job {
+    number: usize,
+    block: Block,
+    done: Sender<Block>,
+}
+
 /// What goes from the producer to the consumer, in order.
 enum Turn {
     Member(Receiver<Block>),
@@ -103,9 +90,9 @@ enum Turn {
 /// The producer's end. Dropped without [`Feeder::finish`] it tells the consumer that the stream is not whole.
 pub struct Feeder {
     free: Receiver<Block>,
-    jobs: Sender<(Block, Sender<Block>)>,
+    jobs: Sender<Job>,
     turns: Sender<Turn>,
-    pushed: bool,
+    pushed: usize,
 }
 
 /// The consumer's end.
@@ -129,9 +116,9 @@ pub struct Abandoned;
 pub fn belt(level: Level, threads: NonZeroUsize) -> io::Result<(Feeder, Members)> {
     let blocks = threads.get() + SPARE_BLOCKS;
     let (free, free_blocks) = bounded(blocks);
-    let (jobs, next_job) = bounded::<(Block, Sender<Block>)>(blocks);
+    let (jobs, next_job) = bounded::<Job>(blocks);
     let (turns, next_turn) = bounded(blocks + 1);
-    let output_bytes = member::bound(&mut Compressor::new(level.0), MEMBER_BYTES);
+    let output_bytes = member::bound(&mut Encoder::new(level), MEMBER_BYTES);
     for _ in 0..blocks {
         // The queue has room for every block, so that this cannot fail.
         let _ = free.send(Block::new(output_bytes));
@@ -140,15 +127,15 @@ pub fn belt(level: Level, threads: NonZeroUsize) -> io::Result<(Feeder, Members)
         let next_job = next_job.clone();
         thread::Builder::new().name("gzip".into()).spawn(move || compress_all(level, &next_job))?;
     }
-    let feeder = Feeder { free: free_blocks, jobs, turns, pushed: false };
+    let feeder = Feeder { free: free_blocks, jobs, turns, pushed: 0 };
     Ok((feeder, Members { turns: next_turn, free }))
 }
 
-fn compress_all(level: Level, jobs: &Receiver<(Block, Sender<Block>)>) {
-    let mut compressor = Compressor::new(level.0);
-    for (mut block, done) in jobs {
+fn compress_all(level: Level, jobs: &Receiver<Job>) {
+    let mut encoder = Encoder::new(level);
+    for Job { number, mut block, done } in jobs {
         // The output has room for the worst case. Were it not so, dropping `done` tells the consumer.
-        let Ok(written) = member::write(&mut compressor, &block.input[..block.filled], &mut block.output) else {
+        let Ok(written) = member::write(&mut encoder, number, &block.input[..block.filled], &mut block.output) else {
             continue;
         };
         block.written = written;
@@ -169,14 +156,14 @@ impl Feeder {
     pub fn push(&mut self, block: Block) -> Result<(), Abandoned> {
         let (done, member) = bounded(1);
         self.turns.send(Turn::Member(member)).map_err(|_| Abandoned)?;
-        self.jobs.send((block, done)).map_err(|_| Abandoned)?;
-        self.pushed = true;
+        self.jobs.send(Job { number: self.pushed, block, done }).map_err(|_| Abandoned)?;
+        self.pushed += 1;
         Ok(())
     }
 
     /// Ends the stream well. A stream without any block becomes one empty member.
     pub fn finish(mut self) -> Result<(), Abandoned> {
-        if !self.pushed {
+        if self.pushed == 0 {
             let block = self.block()?;
             self.push(block)?;
         }

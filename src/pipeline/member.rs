@@ -3,7 +3,9 @@
 //! The length stands in an extra field, as in BGZF: every gunzip passes over it, and a reader that knows it takes the
 //! member whole, without looking for its end.
 
-use libdeflater::{CompressionError, Compressor, crc32};
+use libdeflater::crc32;
+
+use super::deflate::{Encoder, NoRoom};
 
 /// Fixed header, length of the extra field, and the one subfield in it.
 pub(super) const HEADER_BYTES: usize = 10 + 2 + SUBFIELD.len() + 4;
@@ -16,22 +18,21 @@ const SUBFIELD: [u8; 4] = [b'd', b'L', 4, 0];
 const EXTRA_LENGTH: [u8; 2] = [8, 0];
 
 /// Bytes that a member of `content_bytes` has at most.
-pub(super) fn bound(compressor: &mut Compressor, content_bytes: usize) -> usize {
-    HEADER_BYTES + compressor.deflate_compress_bound(content_bytes) + TRAILER_BYTES
+pub(super) fn bound(encoder: &mut Encoder, content_bytes: usize) -> usize {
+    HEADER_BYTES + encoder.bound(content_bytes) + TRAILER_BYTES
 }
 
-/// Writes `content` (less than 4 GiB) as a member to the front of `output`; answers its length. Errors when there is
-/// not enough room.
-pub(super) fn write(compressor: &mut Compressor, content: &[u8], output: &mut [u8]) -> Result<usize, CompressionError> {
-    let no_room = || CompressionError::InsufficientSpace;
-    let (header, rest) = output.split_at_mut_checked(HEADER_BYTES).ok_or_else(no_room)?;
-    let deflated = compressor.deflate_compress(content, rest)?;
-    let trailer = rest.get_mut(deflated..deflated + TRAILER_BYTES).ok_or_else(no_room)?;
-    let size = u32::try_from(content.len()).map_err(|_| no_room())?;
+/// Writes `content` (less than 4 GiB), block number `block` of its stream, as a member to the front of `output`; answers
+/// its length.
+pub(super) fn write(encoder: &mut Encoder, block: usize, content: &[u8], output: &mut [u8]) -> Result<usize, NoRoom> {
+    let (header, rest) = output.split_at_mut_checked(HEADER_BYTES).ok_or(NoRoom)?;
+    let deflated = encoder.deflate(block, content, rest)?;
+    let trailer = rest.get_mut(deflated..deflated + TRAILER_BYTES).ok_or(NoRoom)?;
+    let size = u32::try_from(content.len()).map_err(|_| NoRoom)?;
     trailer[..4].copy_from_slice(&crc32(content).to_le_bytes());
     trailer[4..].copy_from_slice(&size.to_le_bytes());
     let length = HEADER_BYTES + deflated + TRAILER_BYTES;
-    let told = u32::try_from(length).map_err(|_| no_room())?;
+    let told = u32::try_from(length).map_err(|_| NoRoom)?;
     header[..10].copy_from_slice(&FIXED);
     header[10..12].copy_from_slice(&EXTRA_LENGTH);
     header[12..16].copy_from_slice(&SUBFIELD);

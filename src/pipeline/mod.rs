@@ -5,6 +5,7 @@
 //! ever written to a disk here, and memory is bounded whatever the size.
 
 pub mod archive;
+pub mod deflate;
 mod error;
 mod failure;
 pub mod fetch;

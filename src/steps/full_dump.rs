@@ -83,16 +83,15 @@ struct Dump<'a> {
 }
 
 impl Dump<'_> {
-    /// Sends all objects; the small ones first, because they fail first. Gives the tables with what they add up to.
+    /// Sends all objects at once. Gives the tables with what they add up to.
     async fn make_all(&self, targets: &mut [Target]) -> Result<Vec<TableRecord>, Failure> {
         let mut records = self.coordinator.table_records();
+        let mut supplies = Vec::new();
         for role in [ObjectRole::Roles, ObjectRole::Schema, ObjectRole::Data] {
-            self.maker.setting.require_going_on("go on with the dump")?;
-            let made = self.make(role, targets).await?;
-            if role == ObjectRole::Data {
-                self.record(made, &mut records, targets).await?;
-            }
+            supplies.push(self.supply(role)?);
         }
+        let rows = self.maker.make_all(supplies, targets).await?.pop().unwrap_or_default();
+        self.record(rows, &mut records, targets).await?;
         Ok(records)
     }
 
@@ -113,7 +112,7 @@ impl Dump<'_> {
         self.maker.put_buckets(&keys, records, targets).await
     }
 
-    async fn make(&self, role: ObjectRole, targets: &mut [Target]) -> Result<Made, Failure> {
+    fn supply(&self, role: ObjectRole) -> Result<Supply, Failure> {
         let environment = self.maker.doors.connection.child_environment()?;
         let (spec, step, coding) = self.source(role, &environment)?;
         self.maker.setting.events.step(step);
@@ -124,7 +123,7 @@ impl Dump<'_> {
             supply.expected = Some(self.coordinator.estimated_bytes());
             supply.rows = Some(key_plans(self.coordinator.tables()));
         }
-        self.maker.make(supply, targets).await
+        Ok(supply)
     }
 
     fn source(

@@ -24,12 +24,12 @@ use chrono::Utc;
 use dbagent::host::{BytesSource, Complete, Source, SourceError};
 use dbagent::model::digest::{Digest, Hasher, TableSum};
 use dbagent::model::manifest::{Encoding, ObjectRecord, ObjectRole};
+use dbagent::pipeline::deflate::{Encoder, Level};
 use dbagent::pipeline::fetch;
-use dbagent::pipeline::gzip::{self, Level};
+use dbagent::pipeline::gzip;
 use dbagent::pipeline::openpgp::{DecryptionKeys, Profile, Recipients, generate_encryption_pair};
 use dbagent::pipeline::store::{Destination, Flowed, Progress, Recipe, store};
 use dbagent::storage::{Download, StorageError, Stored, Upload};
-use libdeflater::{CompressionLvl, Compressor};
 use rand::{Rng, SeedableRng};
 use tokio_util::sync::CancellationToken;
 
@@ -145,15 +145,16 @@ fn zlib(name: &str, bytes: &[u8]) -> usize {
     size
 }
 
-/// libdeflate alone: what one core can do at each level.
+/// The encoders alone: what one core can do at each level.
 fn levels(text: &[u8], reference: usize) {
-    for level in 1..=6 {
-        let mut compressor = Compressor::new(CompressionLvl::new(level).unwrap());
-        let mut output = vec![0; compressor.gzip_compress_bound(MIB)];
+    for level in 1..=7 {
+        let mut encoder = Encoder::new(Level::new(level).unwrap());
+        let mut output = vec![0; encoder.bound(MIB)];
+        let blocks = text.chunks(MIB).enumerate();
         let (size, spent) =
-            cost(|| text.chunks(MIB).map(|block| compressor.gzip_compress(block, &mut output).unwrap()).sum::<usize>());
+            cost(|| blocks.map(|(number, block)| encoder.deflate(number, block, &mut output).unwrap()).sum::<usize>());
         println!(
-            "libdeflate level {level}, 1 MiB members {} ratio {:.3}, {:.3} x zlib-rs 6 of the rows",
+            "level {level}, blocks of 1 MiB {} ratio {:.3}, {:.3} x zlib-rs 6 of the rows",
             rate(text.len(), &spent),
             text.len() as f64 / size as f64,
             size as f64 / reference as f64

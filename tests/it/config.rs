@@ -552,7 +552,7 @@ fn show_tells_every_value_with_its_place_and_masks_secrets() {
     assert!(rows["postgres.url"].1.ends_with("dbagent.toml:6:7"), "{rows:?}");
     assert_eq!(rows["postgres.password"], (MASK.to_owned(), "$PGPASSWORD".to_owned()));
     assert_eq!(rows["web.listen"], ("127.0.0.1:1".to_owned(), "$DBAGENT_WEB__LISTEN".to_owned()));
-    assert_eq!(rows["dump.compression_level"], ("3".to_owned(), "default".to_owned()));
+    assert_eq!(rows["dump.compression_level"], ("2".to_owned(), "default".to_owned()));
     assert_eq!(rows["encryption"].0, "none");
     assert!(!format!("{rows:?} {loaded:?}").contains("hunter2"));
 }

@@ -24,7 +24,8 @@ use tokio_util::sync::CancellationToken;
 pub use destination::{Delivered, Destination};
 
 use super::archive::KeyPlan;
-use super::gzip::{self, Level};
+use super::deflate::Level;
+use super::gzip;
 use super::openpgp::Recipients;
 use super::{PipelineError, thread};
 use crate::host::{Complete, Source};

@@ -22,7 +22,7 @@ use crate::model::key::InvalidKey;
 use crate::model::lsn::SystemId;
 use crate::model::outcome::{Finding, Outcome, RepositoryOutcome, Severity, Verdict};
 use crate::model::table::TableName;
-use crate::pipeline::gzip::Level;
+use crate::pipeline::deflate::Level;
 use crate::pipeline::openpgp::Recipients;
 use crate::postgres::{ClientTools, Connection, Coordinator, DumpScope};
 

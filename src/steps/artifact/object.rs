@@ -2,10 +2,12 @@
 
 use std::collections::BTreeMap;
 use std::io::Read as _;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
+use futures_util::future::join_all;
+use tokio_util::sync::CancellationToken;
 
 use crate::catalog::ArtifactName;
 use crate::host::{BytesSource, Child, Complete, Source, Stopper};
@@ -13,6 +15,7 @@ use crate::model::buckets::KeySums;
 use crate::model::digest::TableSum;
 use crate::model::event::{Event, Events};
 use crate::model::failure::{Failure, FailureKind};
+use crate::model::key::ObjectKey;
 use crate::model::manifest::{Encoding, KeyRecord, ObjectRecord, ObjectRole, TableRecord};
 use crate::model::table::QualifiedTable;
 use crate::pipeline::archive::KeyPlan;
@@ -77,17 +80,43 @@ pub struct ObjectMaker<'a> {
 impl ObjectMaker<'_> {
     /// Sends one object everywhere; it is then held back, uncommitted.
     pub async fn make(&self, supply: Supply, targets: &mut [Target]) -> Result<Made, Failure> {
+        let made = self.make_all(vec![supply], targets).await?;
+        Ok(made.into_iter().next().unwrap_or_default())
+    }
+
+    /// Sends several objects at once; they are then held back, uncommitted. Gives what each of them adds up to, in order.
+    /// The first failure ends all of them.
+    pub async fn make_all(&self, supplies: Vec<Supply>, targets: &mut [Target]) -> Result<Vec<Made>, Failure> {
+        let mut plans = Vec::new();
+        let mut flows = Vec::new();
+        for supply in supplies {
+            let plan = self.plan(&supply)?;
+            let destinations = self.begin(&plan, supply.expected, targets).await;
+            require_one(targets)?;
+            plans.push(plan);
+            flows.push((supply, destinations));
+        }
+        let flowed = self.flow_all(flows).await?;
+        let made = plans.iter().zip(flowed).map(|(plan, flowed)| hand_over(plan, flowed, targets)).collect();
+        require_one(targets)?;
+        Ok(made)
+    }
+
+    fn plan(&self, supply: &Supply) -> Result<ObjectPlan, Failure> {
         let mut encoding = vec![supply.coding];
         // Sums of keys hide nothing that the manifest shows, and the next increment must read them without a key.
         if supply.role != ObjectRole::Buckets {
             encoding.push(Encoding::Gzip);
             encoding.extend(self.doors.recipients.is_some().then_some(Encoding::OpenPgp));
         }
-        let key = self.name.object(supply.role, &encoding)?;
-        let role = supply.role;
+        Ok(ObjectPlan { role: supply.role, key: self.name.object(supply.role, &encoding)?, encoding })
+    }
+
+    /// Opens an upload in every repository that is still going; those that cannot are left behind.
+    async fn begin(&self, plan: &ObjectPlan, expected: Option<u64>, targets: &mut [Target]) -> Vec<Destination> {
         let mut destinations = Vec::new();
         for target in targets.iter_mut().filter(|target| target.is_going()) {
-            match target.begin(&key, supply.expected).await {
+            match target.begin(&plan.key, expected).await {
                 Ok(upload) => destinations.push(Destination {
                     name: target.repository.name.clone(),
                     upload,
@@ -96,25 +125,36 @@ impl ObjectMaker<'_> {
                 Err(error) => target.give_up(error),
             }
         }
-        require_one(targets)?;
-        let flowed = self.flow(supply, destinations).await?;
-        let made = hand_over(flowed, targets, |flowed, target| ObjectRecord {
-            role,
-            key: key.clone(),
-            version: None,
-            content_size: flowed.content.0,
-            content_digest: flowed.content.1,
-            stored_size: flowed.stored.0,
-            stored_digest: flowed.stored.1,
-            encoding: encoding.clone(),
-            storage_class: target.storage_class(),
-            sse: None,
-        });
-        require_one(targets)?;
-        Ok(made)
+        destinations
     }
 
-    async fn flow(&self, supply: Supply, destinations: Vec<Destination>) -> Result<Flowed, Failure> {
+    /// Runs the flows side by side. One that fails stops the others, so that their uploads are aborted; its failure is
+    /// the one told.
+    async fn flow_all(&self, flows: Vec<(Supply, Vec<Destination>)>) -> Result<Vec<Flowed>, Failure> {
+        let stop = self.setting.stop.child_token();
+        let first = Mutex::new(None);
+        let flow = async |(supply, destinations)| match self.flow(supply, destinations, &stop).await {
+            Ok(flowed) => Some(flowed),
+            Err(failure) => {
+                first.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(failure);
+                stop.cancel();
+                None
+            }
+        };
+        let flowed: Option<Vec<Flowed>> = join_all(flows.into_iter().map(flow)).await.into_iter().collect();
+        match (first.into_inner().unwrap_or_else(PoisonError::into_inner), flowed) {
+            (None, Some(flowed)) => Ok(flowed),
+            (Some(failure), _) => Err(failure),
+            (None, None) => Err(Failure::new(FailureKind::Failed, "send the objects of the artifact")),
+        }
+    }
+
+    async fn flow(
+        &self,
+        supply: Supply,
+        destinations: Vec<Destination>,
+        stop: &CancellationToken,
+    ) -> Result<Flowed, Failure> {
         let stopper = supply.stopper;
         // The thread that reads it may wait for its next byte for as long as the limits allow: a run that is stopped or
         // dropped must not leave it behind.
@@ -127,9 +167,9 @@ impl ObjectMaker<'_> {
             recipients: self.doors.recipients.clone(),
         };
         let progress = Arc::new(Progress::default());
-        let flowing = store::store(supply.source, recipe, destinations, &progress, self.setting.stop.clone());
+        let flowing = store::store(supply.source, recipe, destinations, &progress, stop.clone());
         let stopped = async {
-            self.setting.stop.cancelled().await;
+            stop.cancelled().await;
             stopper.iter().for_each(Stopper::stop);
             std::future::pending().await
         };
@@ -194,13 +234,39 @@ async fn telling<T>(events: &Events, progress: &Progress, expected: Option<u64>,
     }
 }
 
-/// Gives every repository its sent object, or the reason why it has none.
-fn hand_over(mut flowed: Flowed, targets: &mut [Target], record: impl Fn(&Flowed, &Target) -> ObjectRecord) -> Made {
+/// What an object is called and how it is coded.
+struct ObjectPlan {
+    role: ObjectRole,
+    key: ObjectKey,
+    encoding: Vec<Encoding>,
+}
+
+impl ObjectPlan {
+    fn record(&self, flowed: &Flowed, target: &Target) -> ObjectRecord {
+        ObjectRecord {
+            role: self.role,
+            key: self.key.clone(),
+            version: None,
+            content_size: flowed.content.0,
+            content_digest: flowed.content.1,
+            stored_size: flowed.stored.0,
+            stored_digest: flowed.stored.1,
+            encoding: self.encoding.clone(),
+            storage_class: target.storage_class(),
+            sse: None,
+        }
+    }
+}
+
+/// Gives every repository its sent object, or the reason why it has none. One that another object has left behind
+/// gets none.
+fn hand_over(plan: &ObjectPlan, mut flowed: Flowed, targets: &mut [Target]) -> Made {
     for (name, sent) in std::mem::take(&mut flowed.destinations) {
-        let Some(target) = targets.iter_mut().find(|target| target.repository.name == name) else { continue };
+        let going = targets.iter_mut().find(|target| target.repository.name == name && target.is_going());
+        let Some(target) = going else { continue };
         match sent {
             Ok(upload) => {
-                let record = record(&flowed, target);
+                let record = plan.record(&flowed, target);
                 target.hold(Pending { upload, proof: flowed.proof.clone(), record });
             }
             Err(error) => target.give_up(error.into()),

@@ -13,7 +13,7 @@ use dbagent::model::id::RunId;
 use dbagent::model::outcome::Outcome;
 use dbagent::model::table::TableName;
 use dbagent::ops::{Setting, dump, increment, restore};
-use dbagent::pipeline::gzip::Level;
+use dbagent::pipeline::deflate::Level;
 use dbagent::pipeline::openpgp::{DecryptionKeys, KeyPair, Profile, Recipients};
 use dbagent::pipeline::openpgp::{generate_encryption_pair, generate_signing_key};
 use dbagent::postgres::{ClientTools, Connection};
