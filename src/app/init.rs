@@ -10,12 +10,12 @@ use chrono::{DateTime, Utc};
 use secrecy::SecretString;
 use serde::Serialize;
 
-use crate::app::sheet;
+use crate::app::{keys, sheet};
 use crate::config::{self, Environment, LoadRequest, Place};
 use crate::host::durable::{self, FileError, FileErrorKind};
 use crate::host::{Clock as _, SystemClock};
 use crate::model::failure::{Failure, FailureKind};
-use crate::pipeline::openpgp::{self, DecryptionKeys, KeyPair, Profile, Recipients};
+use crate::pipeline::openpgp::{self, DecryptionKeys, KeyPair, Recipients};
 use crate::storage::DirectoryStorage;
 
 /// The configuration's name in its directory.
@@ -43,6 +43,8 @@ pub struct Options {
     pub directory: PathBuf,
     /// Certificates to encrypt to; without any, a pair is made.
     pub recipients: Vec<PathBuf>,
+    /// The form of messages: what the recipients' readers must know.
+    pub profile: config::Profile,
     /// What differs from site to site.
     pub answers: Answers,
     /// Name the private key in the configuration: only where restores run.
@@ -115,7 +117,7 @@ pub fn run(options: &Options, now: DateTime<Utc>) -> Result<Initialized, Failure
         durable::private_directory(&directory).map_err(|error| failed("make the directory", error))?;
     }
     let (repository, place) = options.answers.place()?;
-    let text = configuration(&options.answers, &keys, options.name_decryption_key)?;
+    let text = configuration(options, &keys)?;
     write_configuration(&directory, &text, || {
         durable::private_directory(&directory.join(STATE))
             .map_err(|error| failed("make the state directory", error))?;
@@ -149,6 +151,7 @@ struct Keys {
 impl Keys {
     fn make(options: &Options, now: DateTime<Utc>) -> Result<Self, Failure> {
         let cluster = &options.answers.cluster;
+        let profile = keys::profile(options.profile);
         let signing = openpgp::generate_signing_key(&format!("dbagent signing ({cluster})"), now)?;
         let mut keys = Self { signing, pair: None, files: Vec::new(), fingerprints: Vec::new() };
         let mut certificates = Vec::new();
@@ -160,13 +163,13 @@ impl Keys {
             certificates.push(bytes);
         }
         if certificates.is_empty() {
-            let pair = openpgp::generate_encryption_pair(&format!("dbagent backup ({cluster})"), now)?;
+            let pair = openpgp::generate_encryption_pair(&format!("dbagent backup ({cluster})"), profile, now)?;
             keys.fingerprints.push(pair.fingerprint.clone());
             keys.files.push(BACKUP_CERTIFICATE.into());
             certificates.push(pair.public.clone());
             keys.pair = Some(pair);
         }
-        let recipients = Recipients::new(&certificates, &keys.fingerprints, Profile::default(), now)?;
+        let recipients = Recipients::new(&certificates, &keys.fingerprints, profile, now)?;
         prove(&recipients, keys.pair.as_ref())?;
         Ok(keys)
     }
@@ -227,7 +230,8 @@ fn exists(path: &Path) -> Failure {
 }
 
 /// The text of dbagent.toml.
-fn configuration(answers: &Answers, keys: &Keys, name_decryption_key: bool) -> Result<String, Failure> {
+fn configuration(options: &Options, keys: &Keys) -> Result<String, Failure> {
+    let answers = &options.answers;
     let (repository, place) = answers.place()?;
     let list = |items: Vec<String>| items.iter().map(|item| quoted(item)).collect::<Vec<_>>().join(", ");
     Ok(sheet::configuration(&sheet::Values {
@@ -237,7 +241,8 @@ fn configuration(answers: &Answers, keys: &Keys, name_decryption_key: bool) -> R
         repository: quoted(&repository),
         recipients: list(keys.files.iter().map(|path| path.to_string_lossy().into_owned()).collect()),
         fingerprints: list(keys.fingerprints.clone()),
-        decryption_key_is_named: name_decryption_key,
+        profile: options.profile,
+        decryption_key_is_named: options.name_decryption_key,
     }))
 }
 

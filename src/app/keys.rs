@@ -36,12 +36,8 @@ impl App {
         for path in &settings.recipients {
             files.push(read(path, "a recipient's certificate")?);
         }
-        let profile = match settings.profile {
-            config::Profile::GnuPg => Profile::Gnupg,
-            config::Profile::Rfc9580 => Profile::Rfc9580,
-        };
         let pins: Vec<&str> = settings.fingerprints.iter().map(config::Fingerprint::as_str).collect();
-        Ok(Some(Recipients::new(&files, &pins, profile, self.clock.now())?))
+        Ok(Some(Recipients::new(&files, &pins, profile(settings.profile), self.clock.now())?))
     }
 
     /// What signs manifests; absent where the configuration names no signing key.
@@ -99,4 +95,12 @@ fn unreadable(what: &str, error: crate::host::FileError) -> Failure {
     Failure::new(FailureKind::Authentication, format!("read {what}"))
         .because(error)
         .hint("Check [encryption] in dbagent.toml; secret keys must be readable by this user alone (chmod 600).")
+}
+
+/// The form of messages that the configuration names.
+pub(super) fn profile(named: config::Profile) -> Profile {
+    match named {
+        config::Profile::GnuPg => Profile::Gnupg,
+        config::Profile::Rfc9580 => Profile::Rfc9580,
+    }
 }

@@ -12,9 +12,10 @@ impl App {
     /// What `expire` applies.
     pub fn expire_options(&self) -> Result<expire::Options, Failure> {
         let plan = self.plan()?;
+        let now = self.clock.now();
         let mut policies = BTreeMap::new();
         for repository in self.loaded.config.repository.keys() {
-            let by_job = plan.job.keys().map(|job| (job.clone(), plan.policy(job, repository))).collect();
+            let by_job = plan.job.keys().map(|job| (job.clone(), plan.policy(job, repository, now))).collect();
             policies.insert(repository.clone(), by_job);
         }
         Ok(expire::Options { policies, grace: self.expire_grace() })

@@ -113,9 +113,21 @@ pub struct Init {
     /// Certificate to encrypt to; may be given several times. Without one, a pair is made
     #[arg(long, value_name = "FILE")]
     pub recipient: Vec<PathBuf>,
+    /// The form of encrypted messages; every recipient's certificate must advertise it
+    #[arg(long, value_enum, default_value = "gnupg")]
+    pub profile: KeyProfile,
     /// Do not ask, take the defaults
     #[arg(long)]
     pub yes: bool,
+}
+
+/// What the readers of encrypted messages must know.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum KeyProfile {
+    /// GnuPG 2.2 and later read it
+    Gnupg,
+    /// Several times faster; sequoia's sq and other readers of RFC 9580 read it, GnuPG does not
+    Rfc9580,
 }
 
 #[derive(Debug, Args)]

@@ -4,8 +4,9 @@ use std::io::{self, BufRead as _, IsTerminal as _};
 
 use crate::app::init::{self, Answers, Initialized, Options};
 use crate::cli::Code;
-use crate::cli::arguments::Init;
+use crate::cli::arguments::{Init, KeyProfile};
 use crate::cli::output::Output;
+use crate::config::Profile;
 use crate::model::failure::{Failure, FailureKind};
 
 /// Sets up `--directory`.
@@ -20,6 +21,10 @@ pub fn run(arguments: &Init, output: &Output) -> Result<Code, Failure> {
     let options = Options {
         directory: arguments.directory.clone(),
         recipients: arguments.recipient.clone(),
+        profile: match arguments.profile {
+            KeyProfile::Gnupg => Profile::GnuPg,
+            KeyProfile::Rfc9580 => Profile::Rfc9580,
+        },
         answers,
         name_decryption_key: false,
     };

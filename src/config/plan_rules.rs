@@ -3,6 +3,8 @@
 //! The compliance minimum asks that *some* dump job keeps each of its tables whole for that long in some repository: in
 //! the shipped plan the daily dump goes after 30 days, and the weekly archive of the same table fulfils the minimum.
 
+use chrono::{DateTime, Utc};
+
 use crate::config::plan::{Job, Plan};
 use crate::config::problems::Problems;
 use crate::config::rules::{Checklist, PartitionRule, PurgeRule, PurgeScope};
@@ -10,6 +12,7 @@ use crate::model::keep::Keep;
 use crate::model::key::OWN_FOLDERS;
 use crate::model::retention::Policy;
 use crate::model::span::Span;
+use crate::model::status::longest_age;
 use crate::model::table::TableName;
 use crate::model::verb::Verb;
 
@@ -18,14 +21,15 @@ const PURGE_FLOOR: fn() -> Span = || Span::days(1);
 
 impl Plan {
     /// Retention of the artifacts of the job `name` in `repository`: its rules, and the compliance minimum where it is
-    /// this job that fulfils it. A job that the plan does not have keeps for ever.
-    pub fn policy(&self, name: &str, repository: &str) -> Policy {
+    /// this job that fulfils it, as of `now`. A job that the plan does not have keeps for ever.
+    pub fn policy(&self, name: &str, repository: &str, now: DateTime<Utc>) -> Policy {
         let Some(job) = self.job.get(name) else { return Policy::default() };
         let keep = job.keep_in(repository);
         let held = job.tables.iter().filter_map(|table| self.floor_of(table));
         let held = held.filter(|floor| self.fulfils(job, keep, floor));
         let floor = held.reduce(|longest, floor| if longest.may_be_shorter_than(floor) { floor } else { longest });
-        Policy { keep: keep.cloned(), floor: floor.copied() }
+        let overdue_after = job.schedule.as_ref().and_then(|schedule| longest_age(schedule, now));
+        Policy { keep: keep.cloned(), floor: floor.copied(), overdue_after }
     }
 
     fn floor_of(&self, table: &TableName) -> Option<&Span> {

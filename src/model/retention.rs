@@ -1,9 +1,11 @@
-//! What stays and what goes: a pure decision over the artifacts of one repository and one system identifier.
+//! What stays and what goes: a pure decision over the artifacts of one repository, for each system identifier by itself.
 //!
 //! The rules of each job say what it keeps; then nothing goes that a pin, a lease, the grace time or the retention floor
 //! holds, that is the last good one of its job, or that a kept artifact needs. Only *good* artifacts count: verified,
-//! with every ancestor there and verified. What was made in the future (a clock that jumped) stays and counts for
-//! nothing. A decision to expire never turns back as time goes on.
+//! with every ancestor there and verified. Of a job that makes whole backups the newest two good ones stay, and while a
+//! job has not made a good one for too long nothing of it goes. What was made in the future (a clock that jumped) stays and counts for
+//! nothing. Apart from
+//! that guard, a decision to expire never turns back as time goes on.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -14,6 +16,7 @@ use chrono::{DateTime, Datelike, TimeDelta, Utc};
 
 use crate::model::id::ArtifactId;
 use crate::model::keep::Keep;
+use crate::model::lsn::SystemId;
 use crate::model::span::Span;
 
 /// An artifact as retention sees it.
@@ -23,6 +26,8 @@ pub struct Candidate {
     pub id: ArtifactId,
     /// The job that made it: its kind.
     pub job: String,
+    /// The cluster that it is of.
+    pub system: Option<SystemId>,
     /// When it was complete.
     pub finished: DateTime<Utc>,
     /// Whether every stored byte was read back and found right.
@@ -42,6 +47,9 @@ pub struct Policy {
     pub keep: Option<Keep>,
     /// The compliance minimum, where this job in this repository is what fulfils it.
     pub floor: Option<Span>,
+    /// Age of the job's newest good artifact beyond which nothing of the job goes: something is wrong with its making.
+    /// Absent for a job without a schedule.
+    pub overdue_after: Option<TimeDelta>,
 }
 
 /// Why an artifact stays or goes.
@@ -73,8 +81,10 @@ pub enum Reason {
     LastOfYear(i32),
     /// The plan's compliance minimum holds it.
     Floor(Span),
-    /// The last good one of its job.
+    /// The last good one of its job, or the one before where they are whole backups.
     LastGood,
+    /// Its job has not made a good one since this instant.
+    Overdue(DateTime<Utc>),
     /// The newest of its job, none of which is verified.
     NewestUnverified,
     /// A kept artifact builds upon it.
@@ -100,6 +110,7 @@ impl fmt::Display for Reason {
             Self::LastOfYear(year) => write!(f, "the last good one of {year:04}"),
             Self::Floor(floor) => write!(f, "held by the retention floor {floor}"),
             Self::LastGood => f.write_str("the last good one"),
+            Self::Overdue(since) => write!(f, "its job has made no good one since {since:?}"),
             Self::NewestUnverified => f.write_str("the newest one, and none is verified"),
             Self::NeededBy(id) => write!(f, "needed by {id}"),
             Self::Expired(keep) => keep.fmt(f),
@@ -118,7 +129,7 @@ pub struct Decision {
     pub reason: Reason,
 }
 
-/// Decides over all artifacts of one repository and one system identifier at `now`, in the order given. `policies` are
+/// Decides over all artifacts of one repository at `now`, in the order given. `policies` are
 /// by job; the artifacts of other jobs stay. Artifacts that finished less than `grace` ago stay.
 pub fn decide(
     candidates: &[Candidate],
@@ -134,11 +145,14 @@ pub fn decide(
             kept.insert(candidate.id, reason);
         }
     }
-    for (job, members) in &history.jobs {
+    for ((job, _), members) in &history.jobs {
         if let Some(keep) = policies.get(*job).and_then(|policy| policy.keep.as_ref()) {
             history.keep_by_rules(members, keep, &mut kept);
         }
         history.keep_last_good(members, &mut kept);
+    }
+    for (job, policy) in policies {
+        history.keep_while_overdue(job, policy, &mut kept);
     }
     history.keep_what_is_needed(&mut kept);
     candidates.iter().map(|candidate| decision(candidate, &kept, policies)).collect()
@@ -182,8 +196,8 @@ fn held(candidate: &Candidate, policy: Option<&Policy>, grace: TimeDelta, now: D
 /// The artifacts in the order that the rules need.
 struct History<'a> {
     by_id: BTreeMap<ArtifactId, &'a Candidate>,
-    /// By job, without those of the future, newest first.
-    jobs: BTreeMap<&'a str, Vec<&'a Candidate>>,
+    /// By job and system, without those of the future, newest first.
+    jobs: BTreeMap<(&'a str, Option<SystemId>), Vec<&'a Candidate>>,
     good: BTreeSet<ArtifactId>,
     now: DateTime<Utc>,
 }
@@ -191,9 +205,9 @@ struct History<'a> {
 impl<'a> History<'a> {
     fn of(candidates: &'a [Candidate], now: DateTime<Utc>) -> Self {
         let by_id = candidates.iter().map(|candidate| (candidate.id, candidate)).collect();
-        let mut jobs: BTreeMap<&str, Vec<&Candidate>> = BTreeMap::new();
+        let mut jobs: BTreeMap<_, Vec<&Candidate>> = BTreeMap::new();
         for candidate in candidates.iter().filter(|candidate| candidate.finished <= now) {
-            jobs.entry(&candidate.job).or_default().push(candidate);
+            jobs.entry((candidate.job.as_str(), candidate.system)).or_default().push(candidate);
         }
         for members in jobs.values_mut() {
             members.sort_by_key(|member| std::cmp::Reverse((member.finished, member.id)));
@@ -258,12 +272,15 @@ impl<'a> History<'a> {
     /// another job, whose roots then are the chains to count.
     fn newest_chains(&self, members: &[&'a Candidate], chains: NonZeroU32) -> BTreeSet<ArtifactId> {
         let is_root = |candidate: &Candidate| candidate.parent.is_none_or(|parent| !self.by_id.contains_key(&parent));
-        let root_jobs: BTreeSet<&str> =
-            members.iter().filter_map(|member| self.line(member).last()).map(|root| root.job.as_str()).collect();
+        let root_jobs: BTreeSet<(&str, Option<SystemId>)> = members
+            .iter()
+            .filter_map(|member| self.line(member).last())
+            .map(|root| (root.job.as_str(), root.system))
+            .collect();
         let mut newest = BTreeSet::new();
         for job in root_jobs {
             let roots: Vec<_> =
-                self.jobs.get(job).into_iter().flatten().copied().filter(|root| is_root(root)).collect();
+                self.jobs.get(&job).into_iter().flatten().copied().filter(|root| is_root(root)).collect();
             newest.extend(self.newest(&roots, chains).map(|root| root.id));
         }
         newest
@@ -288,13 +305,27 @@ impl<'a> History<'a> {
         last
     }
 
-    /// The newest good one and the newest verified one; where nothing is verified, the newest.
+    /// The newest good one, the one before if the newest is whole by itself, and the newest verified one; where nothing
+    /// is verified, the newest.
     fn keep_last_good(&self, members: &[&'a Candidate], kept: &mut Kept) {
-        let good = members.iter().find(|member| self.good.contains(&member.id));
+        let mut good = members.iter().filter(|member| self.good.contains(&member.id));
+        let newest = good.next();
+        let before = good.next().filter(|_| newest.is_some_and(|newest| newest.parent.is_none()));
         let verified = members.iter().find(|member| member.verified);
-        hold(good.into_iter().chain(verified).copied(), kept, |_| Reason::LastGood);
+        hold(newest.into_iter().chain(before).chain(verified).copied(), kept, |_| Reason::LastGood);
         if verified.is_none() {
             hold(members.first().copied(), kept, |_| Reason::NewestUnverified);
+        }
+    }
+
+    /// All of a job whose newest good one, of whatever system, is too old.
+    fn keep_while_overdue(&self, job: &str, policy: &Policy, kept: &mut Kept) {
+        let members =
+            || self.jobs.iter().filter(|((other, _), _)| *other == job).flat_map(|(_, members)| members).copied();
+        let good = members().filter(|member| self.good.contains(&member.id));
+        let Some(newest) = good.map(|member| member.finished).max() else { return };
+        if policy.overdue_after.is_some_and(|limit| self.now - newest > limit) {
+            hold(members(), kept, |_| Reason::Overdue(newest));
         }
     }
 

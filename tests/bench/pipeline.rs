@@ -205,7 +205,7 @@ fn parts(text: &[u8]) {
         sum
     });
     println!("row sums, {:4} bytes a row        {}", text.len() as u64 / sum.rows, rate(text.len(), &spent));
-    let pair = generate_encryption_pair("bench", Utc::now()).unwrap();
+    let pair = generate_encryption_pair("bench", Profile::Rfc9580, Utc::now()).unwrap();
     let recipients = Recipients::new(&[&pair.public], &[&pair.fingerprint], Profile::Gnupg, Utc::now()).unwrap();
     let ((), spent) = cost(|| {
         let mut message = recipients.encrypt(io::sink()).unwrap();
@@ -346,7 +346,7 @@ fn run(runtime: &tokio::runtime::Runtime, archive: &Archive, recipe: Recipe, pla
 
 fn chain(runtime: &tokio::runtime::Runtime, name: &str, archive: &Archive, rows: bool, encrypted: bool) {
     let recipients = encrypted.then(|| {
-        let pair = generate_encryption_pair("bench", Utc::now()).unwrap();
+        let pair = generate_encryption_pair("bench", Profile::Rfc9580, Utc::now()).unwrap();
         Recipients::new(&[&pair.public], &[&pair.fingerprint], Profile::Gnupg, Utc::now()).unwrap()
     });
     let base = resident("VmRSS:");
@@ -379,7 +379,7 @@ impl Download for FileDownload {
 }
 
 fn back(runtime: &tokio::runtime::Runtime, archive: &Archive) {
-    let pair = generate_encryption_pair("bench", Utc::now()).unwrap();
+    let pair = generate_encryption_pair("bench", Profile::Rfc9580, Utc::now()).unwrap();
     let recipients = Recipients::new(&[&pair.public], &[&pair.fingerprint], Profile::Gnupg, Utc::now()).unwrap();
     let keys = DecryptionKeys::read(&pair.secret, None).unwrap();
     let file = Arc::new(Mutex::new(tempfile::tempfile().unwrap()));

@@ -14,7 +14,7 @@ use dbagent::model::event::Events;
 use dbagent::model::status::{Freshness, LastResult, StatusModel};
 use dbagent::ops::backup::verify;
 use dbagent::ops::check::{CheckLine, Status};
-use dbagent::pipeline::openpgp::{KeyPair, generate_encryption_pair, generate_signing_key};
+use dbagent::pipeline::openpgp::{KeyPair, Profile, generate_encryption_pair, generate_signing_key};
 use sequoia_openpgp::cert::prelude::CertBuilder;
 use sequoia_openpgp::serialize::SerializeInto as _;
 use sequoia_openpgp::types::KeyFlags;
@@ -61,7 +61,7 @@ impl Yard {
         let files = tempfile::tempdir().unwrap();
         std::fs::set_permissions(files.path(), std::os::unix::fs::PermissionsExt::from_mode(0o700)).unwrap();
         let now = SystemClock::new().now();
-        let pair = generate_encryption_pair("backup", now).unwrap();
+        let pair = generate_encryption_pair("backup", Profile::Gnupg, now).unwrap();
         let signing = generate_signing_key("signing", now).unwrap();
         let yard = Self { files };
         yard.write("signing.asc", &signing.secret);

@@ -146,13 +146,15 @@ keep = "24 hours"
 #[test]
 fn the_floor_is_held_by_the_job_that_fulfils_it_alone() {
     let (plan, _) = built_in("bc-003");
-    assert_eq!(plan.policy("audit-archive", "s3").floor, Some(span("36 months")));
-    assert_eq!(plan.policy("audit-archive", "local").floor, None);
-    assert_eq!(plan.policy("full", "s3").floor, None);
-    assert_eq!(plan.policy("gone", "s3"), Default::default());
+    let now = "2025-11-05T12:00:00Z".parse().unwrap();
+    assert_eq!(plan.policy("full", "s3", now).overdue_after, Some(chrono::TimeDelta::days(2)), "twice its interval");
+    assert_eq!(plan.policy("audit-archive", "s3", now).floor, Some(span("36 months")));
+    assert_eq!(plan.policy("audit-archive", "local", now).floor, None);
+    assert_eq!(plan.policy("full", "s3", now).floor, None);
+    assert_eq!(plan.policy("gone", "s3", now), Default::default());
     let counted =
         "retention_floor = { a = \"1 year\" }\n[job.x]\nverb = \"dump\"\ntables = [\"a\"]\nkeep = { count = 3 }";
-    assert_eq!(read(counted, &BOTH).unwrap().0.policy("x", "s3").floor, Some(span("1 year")));
+    assert_eq!(read(counted, &BOTH).unwrap().0.policy("x", "s3", now).floor, Some(span("1 year")));
 }
 
 #[test]

@@ -183,7 +183,7 @@ async fn a_damaged_copy_is_passed_over_for_a_whole_one() {
 async fn f48_a_key_that_does_not_fit_touches_nothing_and_names_the_one_needed() {
     let site = Site::new();
     site.dump().await.unwrap();
-    let stranger = generate_encryption_pair("stranger", SystemClock::new().now()).unwrap();
+    let stranger = generate_encryption_pair("stranger", Profile::Gnupg, SystemClock::new().now()).unwrap();
     let mut doors = site.restore_doors();
     doors.keys = Some(DecryptionKeys::read(&stranger.secret, None).unwrap());
     let setting = site.setting();
@@ -198,7 +198,7 @@ async fn f48_a_key_that_does_not_fit_touches_nothing_and_names_the_one_needed() 
 async fn several_recipients_each_restore_alone() {
     let site = Site::new();
     let now = SystemClock::new().now();
-    let other = generate_encryption_pair("break glass", now).unwrap();
+    let other = generate_encryption_pair("break glass", Profile::Gnupg, now).unwrap();
     let mut doors = site.dump_doors();
     let files = [&site.pair.public, &other.public];
     let pins = [&site.pair.fingerprint, &other.fingerprint];

@@ -5,16 +5,22 @@ use std::path::{Path, PathBuf};
 
 use dbagent::app::App;
 use dbagent::app::init::{self, Answers, Initialized, Options};
-use dbagent::config::{Encryption, Environment, LoadRequest, load};
+use dbagent::config::{self, Encryption, Environment, LoadRequest, load};
 use dbagent::host::{Clock as _, SystemClock};
 use dbagent::model::failure::{Failure, FailureKind};
-use dbagent::pipeline::openpgp::generate_encryption_pair;
+use dbagent::pipeline::openpgp::{Profile, generate_encryption_pair};
 
 use crate::stage::gpg::Gpg;
 
 fn options(directory: &Path, recipients: Vec<PathBuf>) -> Options {
     let answers = Answers::defaults(directory).unwrap();
-    Options { directory: directory.to_owned(), recipients, answers, name_decryption_key: false }
+    Options {
+        directory: directory.to_owned(),
+        recipients,
+        profile: config::Profile::GnuPg,
+        answers,
+        name_decryption_key: false,
+    }
 }
 
 fn set_up(options: &Options) -> Result<Initialized, Failure> {
@@ -48,6 +54,21 @@ async fn what_init_writes_loads_and_every_door_but_the_private_key_opens() {
         assert_eq!(mode & 0o777, 0o600, "{name}");
     }
     assert_eq!(directory.join("repository").metadata().unwrap().permissions().mode() & 0o777, 0o700);
+}
+
+#[tokio::test]
+async fn a_pair_for_the_newer_profile_is_made_named_and_used() {
+    let place = tempfile::tempdir().unwrap();
+    let newer = Options { profile: config::Profile::Rfc9580, ..options(place.path(), Vec::new()) };
+    set_up(&newer).unwrap();
+    let recipients = open(place.path()).recipients().unwrap().unwrap();
+    let mut message = Vec::new();
+    recipients.encrypt(&mut message).unwrap().finalize().unwrap();
+    recipients.check(&message).unwrap();
+    let body = 2 + usize::from(message[1]);
+    assert_eq!((message[body], message[body + 2]), (0xd2, 2), "the encrypted data's tag, its version");
+    let text = std::fs::read_to_string(place.path().join("dbagent.toml")).unwrap();
+    assert!(text.contains("\nprofile = \"rfc9580\""), "{text}");
 }
 
 #[test]
@@ -126,7 +147,7 @@ fn init_writes_over_nothing() {
 #[test]
 fn given_recipients_are_pinned_and_no_pair_is_made() {
     let place = tempfile::tempdir().unwrap();
-    let pair = generate_encryption_pair("somebody", SystemClock::new().now()).unwrap();
+    let pair = generate_encryption_pair("somebody", Profile::Gnupg, SystemClock::new().now()).unwrap();
     let certificate = place.path().join("somebody.asc");
     std::fs::write(&certificate, &pair.public).unwrap();
     let directory = place.path().join("site");
@@ -140,7 +161,7 @@ fn given_recipients_are_pinned_and_no_pair_is_made() {
 #[test]
 fn a_file_that_is_no_certificate_and_one_with_a_secret_key_are_refused_and_nothing_is_written() {
     let place = tempfile::tempdir().unwrap();
-    let pair = generate_encryption_pair("somebody", SystemClock::new().now()).unwrap();
+    let pair = generate_encryption_pair("somebody", Profile::Gnupg, SystemClock::new().now()).unwrap();
     let given = place.path().join("given.asc");
     for bytes in [b"junk".as_slice(), b"", &pair.secret] {
         std::fs::write(&given, bytes).unwrap();

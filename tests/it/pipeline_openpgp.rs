@@ -19,7 +19,9 @@ pub(crate) fn noon() -> DateTime<Utc> {
 
 pub(crate) fn pairs(count: usize) -> Vec<KeyPair> {
     (0..count)
-        .map(|n| generate_encryption_pair(&format!("Holder {n} <holder{n}@example.com>"), noon()).unwrap())
+        .map(|n| {
+            generate_encryption_pair(&format!("Holder {n} <holder{n}@example.com>"), Profile::Gnupg, noon()).unwrap()
+        })
         .collect()
 }
 
@@ -57,7 +59,7 @@ fn each_recipient_alone_reads_the_message_with_gpg() {
         assert!(gpg.run(&["--decrypt"], &message) == plaintext, "{} reads something else", pair.fingerprint);
     }
     let stranger = Gpg::new();
-    stranger.import(&generate_encryption_pair("Stranger", noon()).unwrap().secret);
+    stranger.import(&generate_encryption_pair("Stranger", Profile::Gnupg, noon()).unwrap().secret);
     assert!(!stranger.try_run(&["--decrypt"], &message).status.success());
 }
 

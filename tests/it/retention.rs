@@ -7,6 +7,7 @@ use std::time::Duration;
 use chrono::{DateTime, TimeDelta, Utc};
 use dbagent::model::id::ArtifactId;
 use dbagent::model::keep::Keep;
+use dbagent::model::lsn::SystemId;
 use dbagent::model::retention::{Candidate, Decision, Policy, Reason, decide};
 use dbagent::model::span::Span;
 use rand::rngs::StdRng;
@@ -20,12 +21,12 @@ fn at(text: &str) -> DateTime<Utc> {
 
 fn candidate(job: &str, finished: DateTime<Utc>, verified: bool) -> Candidate {
     let id = ArtifactId::new(finished);
-    Candidate { id, job: job.to_owned(), finished, verified, pinned: false, leased: false, parent: None }
+    Candidate { id, job: job.to_owned(), system: None, finished, verified, pinned: false, leased: false, parent: None }
 }
 
 fn policies(keep: &str) -> BTreeMap<String, Policy> {
     let keep: BTreeMap<String, Keep> = toml::from_str(&format!("keep = {keep}")).unwrap();
-    BTreeMap::from([("full".to_owned(), Policy { keep: keep.get("keep").cloned(), floor: None })])
+    BTreeMap::from([("full".to_owned(), Policy { keep: keep.get("keep").cloned(), floor: None, overdue_after: None })])
 }
 
 /// Verified artifacts of one job, `days` apart, the newest at `newest`, newest first.
@@ -40,16 +41,58 @@ fn sentences(candidates: &[Candidate], policies: &BTreeMap<String, Policy>, now:
 
 #[test]
 fn an_age_keeps_to_the_instant() {
-    let history = series("2025-11-30T03:00:00Z", 30, 3);
+    let history = series("2025-11-30T03:00:00Z", 10, 5);
+    let third = |now| sentences(&history, &policies("\"30 days\""), now)[2].clone();
+    assert_eq!(third("2025-12-10T02:59:59Z"), "keep within 30 days");
+    assert_eq!(third("2025-12-10T03:00:00Z"), "expire older than 30 days");
+}
+
+#[test]
+fn two_good_ones_stay_however_old_they_are() {
+    let mut history = series("2025-01-03T03:00:00Z", 1, 4);
     assert_eq!(
-        sentences(&history, &policies("\"30 days\""), "2025-11-30T05:00:00Z"),
-        ["keep within 30 days", "expire older than 30 days", "expire older than 30 days"]
+        sentences(&history, &policies("\"1 day\""), "2025-06-01T00:00:00Z"),
+        ["keep the last good one", "keep the last good one", "expire older than 1 day", "expire older than 1 day"]
     );
+    history[1].verified = false;
     assert_eq!(
-        sentences(&history, &policies("\"30 days\""), "2025-12-30T02:59:59Z")[..2],
-        ["keep within 30 days", "expire older than 30 days"]
+        sentences(&history, &policies("{ count = 1 }"), "2025-06-01T00:00:00Z"),
+        [
+            "keep among the newest 1",
+            "expire beyond the newest 1",
+            "keep the last good one",
+            "expire beyond the newest 1"
+        ]
     );
-    assert_eq!(sentences(&history, &policies("\"30 days\""), "2026-12-30T03:00:00Z")[0], "keep the last good one");
+}
+
+#[test]
+fn nothing_of_a_job_goes_while_it_makes_no_good_ones() {
+    let mut history = series("2025-01-10T03:00:00Z", 1, 5);
+    let mut rules = policies("\"2 days\"");
+    rules.get_mut("full").unwrap().overdue_after = Some(TimeDelta::days(2));
+    let going = |history: &[Candidate], now| {
+        sentences(history, &rules, now).iter().filter(|sentence| sentence.starts_with("expire")).count()
+    };
+    assert_eq!(going(&history, "2025-01-12T03:00:00Z"), 3);
+    assert_eq!(going(&history, "2025-01-12T03:00:01Z"), 0);
+    assert_eq!(
+        sentences(&history, &rules, "2025-02-01T00:00:00Z")[4],
+        "keep its job has made no good one since 2025-01-10T03:00:00Z"
+    );
+    history[0].verified = false;
+    assert_eq!(going(&history, "2025-01-12T03:00:00Z"), 0, "the newest good one is a day older now");
+}
+
+#[test]
+fn each_cluster_of_a_repository_keeps_its_own() {
+    let mut history = series("2025-01-10T03:00:00Z", 1, 6);
+    for candidate in &mut history[3..] {
+        candidate.system = Some(SystemId(1));
+    }
+    let decisions = decide(&history, &policies("{ count = 1 }"), GRACE, at("2025-06-01T00:00:00Z"));
+    let stays: Vec<bool> = decisions.iter().map(|decision| decision.keep).collect();
+    assert_eq!(stays, [true, true, false, true, true, false]);
 }
 
 #[test]
@@ -72,10 +115,10 @@ fn a_day_of_increments_keeps_what_it_builds_upon_and_nothing_older() {
     let kept: Vec<usize> = (0..history.len()).filter(|nth| decisions[*nth].keep).collect();
     // Of the second day only the last half hour is within 24 hours, and it needs its whole chain.
     assert_eq!(kept, (24..72).collect::<Vec<_>>());
-    assert!(matches!(decisions[24].reason, Reason::NeededBy(_)), "{:?}", decisions[24].reason);
+    assert_eq!(decisions[24].reason, Reason::LastGood, "the second newest full stays whatever needs it");
     assert!(matches!(decisions[25].reason, Reason::NeededBy(_)), "{:?}", decisions[25].reason);
     let later = decide(&history, &rules, GRACE, at("2025-11-04T02:30:00Z"));
-    assert!((24..48).all(|nth| !later[nth].keep), "an hour later nothing needs that chain");
+    assert!((25..48).all(|nth| !later[nth].keep), "an hour later nothing needs that chain");
 }
 
 #[test]
@@ -96,6 +139,7 @@ fn an_increment_whose_chain_is_gone_is_no_good_one() {
 fn months_are_calendar_months_in_utc() {
     let mut history = series("2025-02-20T00:00:00Z", 1, 1);
     history.push(candidate("full", at("2022-02-01T00:00:00Z"), true));
+    history.push(candidate("full", at("2025-01-19T00:00:00Z"), true));
     let rule = policies("\"36 months\"");
     assert_eq!(sentences(&history, &rule, "2025-01-31T23:59:59Z")[1], "keep within 36 months");
     history[0].finished = at("2025-01-20T00:00:00Z");
@@ -198,7 +242,7 @@ fn pins_leases_grace_and_the_future_hold() {
     assert_eq!(
         sentences(&history, &policies("\"1 s\""), "2025-11-04T03:00:00Z"),
         [
-            "expire older than 1 second",
+            "keep the last good one",
             "expire older than 1 second",
             "keep pinned",
             "keep in use by a running restore or verification",
@@ -223,7 +267,7 @@ fn an_artifact_from_the_future_takes_no_place() {
         .iter()
         .map(|d| d.keep)
         .collect();
-    assert_eq!(kept, [true, false, false, true]);
+    assert_eq!(kept, [true, true, false, true]);
 }
 
 #[test]
@@ -272,7 +316,7 @@ fn random_keep(random: &mut StdRng) -> Keep {
 
 fn random_world(random: &mut StdRng, now: DateTime<Utc>) -> World {
     let mut candidates: Vec<Candidate> = Vec::new();
-    for _ in 0..random.random_range(0..10) {
+    for _ in 0..random.random_range(0..13) {
         let finished = now - TimeDelta::hours(random.random_range(-48..2400));
         let mut next = candidate(JOBS[random.random_range(0..3)], finished, random.random_bool(0.6));
         next.pinned = random.random_bool(0.05);
@@ -288,6 +332,7 @@ fn random_world(random: &mut StdRng, now: DateTime<Utc>) -> World {
     let policy = |random: &mut StdRng| Policy {
         keep: random.random_bool(0.95).then(|| random_keep(random)),
         floor: random.random_bool(0.1).then(|| Span::days(20)),
+        overdue_after: random.random_bool(0.1).then(|| TimeDelta::days(10)),
     };
     let policies = JOBS.iter().map(|job| ((*job).to_owned(), policy(random))).collect();
     World { candidates, policies, now }
@@ -295,6 +340,19 @@ fn random_world(random: &mut StdRng, now: DateTime<Utc>) -> World {
 
 fn kept(decisions: &[Decision]) -> BTreeSet<ArtifactId> {
     decisions.iter().filter(|decision| decision.keep).map(|decision| decision.id).collect()
+}
+
+/// By the words: verified, and so is every ancestor, down to one that builds upon nothing.
+fn is_good(candidate: &Candidate, by_id: &BTreeMap<ArtifactId, &Candidate>) -> bool {
+    let (mut at, mut steps) = (candidate, 0);
+    loop {
+        match (at.verified && steps <= by_id.len(), at.parent.map(|parent| by_id.get(&parent))) {
+            (true, None) => return true,
+            (true, Some(Some(parent))) => at = parent,
+            _ => return false,
+        }
+        steps += 1;
+    }
 }
 
 /// Everything owed, over one history; how many artifacts it lets go.
@@ -310,6 +368,16 @@ fn assert_promises(world: &World, later: DateTime<Utc>) -> usize {
         assert!(!stays.contains(&candidate.id) || needed.is_none_or(|parent| stays.contains(&parent)), "{candidate:?}");
     }
     for job in JOBS {
+        let mut good: Vec<_> =
+            candidates.iter().filter(|c| c.job == job && c.finished <= *now && is_good(c, &by_id)).collect();
+        good.sort_by_key(|c| std::cmp::Reverse((c.finished, c.id)));
+        let two = if good.first().is_some_and(|newest| newest.parent.is_none()) { 2 } else { 1 };
+        assert!(good.iter().take(two).all(|c| stays.contains(&c.id)), "fewer than {two} good ones of {job} stay");
+        let too_old = |limit| good.first().is_some_and(|newest| *now - newest.finished > limit);
+        if policies[job].overdue_after.is_some_and(too_old) {
+            let goes = candidates.iter().find(|c| c.job == job && !stays.contains(&c.id));
+            assert_eq!(goes, None, "{job} makes no good ones any more");
+        }
         let past: Vec<_> = candidates.iter().filter(|c| c.job == job && c.finished <= *now).collect();
         let last_verified = past.iter().filter(|c| c.verified).max_by_key(|c| (c.finished, c.id));
         let last = last_verified.or_else(|| past.iter().max_by_key(|c| (c.finished, c.id)));
@@ -324,7 +392,10 @@ fn assert_promises(world: &World, later: DateTime<Utc>) -> usize {
         );
     }
     assert_eq!(decisions, decide(candidates, policies, GRACE, *now), "the same input gave another output");
-    let stays_later = kept(&decide(candidates, policies, GRACE, later));
+    // The guard over jobs that make no good ones any more is what may turn a decision back.
+    let guardless = |(job, policy): (&String, &Policy)| (job.clone(), Policy { overdue_after: None, ..policy.clone() });
+    let guardless: BTreeMap<String, Policy> = policies.iter().map(guardless).collect();
+    let stays_later = kept(&decide(candidates, &guardless, GRACE, later));
     let back: Vec<_> = stays_later.difference(&stays).collect();
     assert!(back.is_empty(), "let go now and kept at {later}: {back:?}");
     let survivors: Vec<_> = candidates.iter().filter(|candidate| stays.contains(&candidate.id)).cloned().collect();

@@ -99,8 +99,13 @@ fn open_site(site: &TempDir, server: &ScratchServer, guide: &Guide) -> Result<Ap
         postgres_url: postgres_url(server.directory(), server.port()),
         repository: site.path().join(REPOSITORY).to_string_lossy().into_owned(),
     };
-    let options =
-        init::Options { directory: site.path().to_owned(), recipients: Vec::new(), answers, name_decryption_key: true };
+    let options = init::Options {
+        directory: site.path().to_owned(),
+        recipients: Vec::new(),
+        profile: config::Profile::default(),
+        answers,
+        name_decryption_key: true,
+    };
     let made = init::run(&options, guide.clock.now())?;
     guide.events.note(format!(
         "\n$ dbagent init --yes\nBackups are encrypted to {} and signed by {}; the keys are in {}.",

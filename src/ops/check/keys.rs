@@ -158,7 +158,7 @@ mod tests {
 
     fn keys() -> Keys {
         let made = now() - chrono::TimeDelta::days(400);
-        let pair = generate_encryption_pair("backup", made).unwrap();
+        let pair = generate_encryption_pair("backup", Profile::default(), made).unwrap();
         let signing = generate_signing_key("signing", made).unwrap();
         let recipients = Recipients::new(&[&pair.public], &[&pair.fingerprint], Profile::default(), now()).unwrap();
         Keys {

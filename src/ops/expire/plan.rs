@@ -43,6 +43,7 @@ fn candidate(artifact: &Artifact, leased: &BTreeSet<ArtifactId>) -> Candidate {
     Candidate {
         id: manifest.id,
         job: manifest.job.clone(),
+        system: manifest.source.system_identifier,
         finished: manifest.finished,
         verified: artifact.verified.is_some(),
         pinned: artifact.pinned.is_some(),

@@ -10,19 +10,16 @@ use sequoia_openpgp as openpgp;
 use openpgp::Packet;
 use openpgp::parse::{PacketParser, PacketParserResult, Parse};
 use openpgp::serialize::stream::{self, Encryptor, LiteralWriter, Message};
-use openpgp::types::{Features, SymmetricAlgorithm};
+use openpgp::types::SymmetricAlgorithm;
 
-use super::{OpenPgpError, Profile, Recipients};
+use super::{OpenPgpError, Recipients};
 
 impl Recipients {
     /// Begins a message whose bytes go to `sink`; what is written to the answer is encrypted. It must be ended with
     /// `finalize`. Buffers up to 8 MiB.
     pub fn encrypt<'a>(&'a self, sink: impl Write + Send + Sync + 'a) -> Result<Message<'a>, OpenPgpError> {
         // sequoia goes by what the certificates advertise; the profile decides here, for GnuPG 2.2's sake.
-        let features = match self.profile {
-            Profile::Gnupg => Features::empty().set_seipdv1(),
-            Profile::Rfc9580 => Features::empty().set_seipdv1().set_seipdv2(),
-        };
+        let features = self.profile.features();
         let recipients = self
             .list
             .iter()

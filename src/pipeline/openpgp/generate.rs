@@ -7,12 +7,12 @@ use std::time::SystemTime;
 use chrono::{DateTime, Utc};
 use sequoia_openpgp as openpgp;
 
-use openpgp::Profile;
+use openpgp::Profile as Standard;
 use openpgp::cert::prelude::{CertBuilder, CipherSuite};
 use openpgp::serialize::SerializeInto;
-use openpgp::types::{Features, KeyFlags};
+use openpgp::types::KeyFlags;
 
-use super::OpenPgpError;
+use super::{OpenPgpError, Profile};
 
 /// A fresh certificate and its secret key, both armored.
 pub struct KeyPair {
@@ -24,23 +24,23 @@ pub struct KeyPair {
     pub secret: Vec<u8>,
 }
 
-/// A certificate to encrypt backups to: its holder can read them. Does not expire.
-pub fn generate_encryption_pair(user_id: &str, now: DateTime<Utc>) -> Result<KeyPair, OpenPgpError> {
+/// A certificate to encrypt backups to, in the form that `profile` needs: its holder can read them. Does not expire.
+pub fn generate_encryption_pair(user_id: &str, profile: Profile, now: DateTime<Utc>) -> Result<KeyPair, OpenPgpError> {
     let flags = KeyFlags::empty().set_transport_encryption().set_storage_encryption();
-    pair(CertBuilder::new().add_userid(user_id).add_subkey(flags, None, None), now)
+    pair(CertBuilder::new().add_userid(user_id).add_subkey(flags, None, None), profile, now)
 }
 
 /// A certificate that signs manifests. Its one key certifies and signs, so that gpg verifies without any choice.
 pub fn generate_signing_key(user_id: &str, now: DateTime<Utc>) -> Result<KeyPair, OpenPgpError> {
     let flags = KeyFlags::empty().set_certification().set_signing();
-    pair(CertBuilder::new().add_userid(user_id).set_primary_key_flags(flags), now)
+    pair(CertBuilder::new().add_userid(user_id).set_primary_key_flags(flags), Profile::Gnupg, now)
 }
 
-fn pair(builder: CertBuilder<'_>, now: DateTime<Utc>) -> Result<KeyPair, OpenPgpError> {
+fn pair(builder: CertBuilder<'_>, profile: Profile, now: DateTime<Utc>) -> Result<KeyPair, OpenPgpError> {
     let failed = |error| OpenPgpError::failed("make a key pair", error);
     let (certificate, _revocation) = builder
-        .set_profile(Profile::RFC4880)
-        .and_then(|builder| builder.set_features(Features::empty().set_seipdv1()))
+        .set_profile(Standard::RFC4880)
+        .and_then(|builder| builder.set_features(profile.features()))
         .and_then(|builder| {
             builder.set_cipher_suite(CipherSuite::Cv25519).set_creation_time(SystemTime::from(now)).generate()
         })

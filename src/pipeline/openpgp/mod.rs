@@ -3,6 +3,8 @@
 //! Uses sequoia; nothing of it but its writer and reader leaves this folder. The default message form is the one that
 //! GnuPG 2.2 reads (SEIPDv1), forced, because sequoia would pick a newer one by itself. Time is always a parameter.
 
+use sequoia_openpgp::types::Features;
+
 mod decrypt;
 mod encrypt;
 mod generate;
@@ -20,6 +22,17 @@ pub enum Profile {
     Gnupg,
     /// SEIPDv2, AEAD (RFC 9580): several times faster; every recipient must advertise it.
     Rfc9580,
+}
+
+impl Profile {
+    /// What a certificate advertises whose holder reads this form (RFC 9580, section 5.2.3.32).
+    fn features(self) -> Features {
+        let gnupg = Features::empty().set_seipdv1();
+        match self {
+            Self::Gnupg => gnupg,
+            Self::Rfc9580 => gnupg.set_seipdv2(),
+        }
+    }
 }
 
 type Cause = Box<dyn std::error::Error + Send + Sync>;

@@ -14,8 +14,8 @@ use dbagent::model::outcome::Outcome;
 use dbagent::model::table::TableName;
 use dbagent::ops::{Setting, dump, increment, restore};
 use dbagent::pipeline::deflate::Level;
-use dbagent::pipeline::openpgp::{DecryptionKeys, KeyPair, Profile, Recipients};
-use dbagent::pipeline::openpgp::{generate_encryption_pair, generate_signing_key};
+use dbagent::pipeline::openpgp::{DecryptionKeys, KeyPair, Recipients};
+use dbagent::pipeline::openpgp::{Profile, generate_encryption_pair, generate_signing_key};
 use dbagent::postgres::{ClientTools, Connection};
 use dbagent::steps::scratch::{ScratchOptions, ScratchServer};
 use dbagent::storage::{DirectoryStorage, Storage};
@@ -55,7 +55,7 @@ impl Site {
             files: tempfile::tempdir().unwrap(),
             signer: Signer::from_secret_key(&signing.secret, None, now).unwrap(),
             signing_secret: signing.secret,
-            pair: generate_encryption_pair("test backup", now).unwrap(),
+            pair: generate_encryption_pair("test backup", Profile::Gnupg, now).unwrap(),
             repositories: Vec::new(),
         };
         let directory = site.directory("local");
