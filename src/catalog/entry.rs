@@ -5,11 +5,10 @@
 //! predecessor, so none can be removed or replaced without breaking the chain. An entry carries its signature inside
 //! it, because one write must take the number and say what it means.
 
-use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD;
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 
+use crate::catalog::envelope;
 use crate::catalog::error::{CatalogError, CatalogErrorKind};
 use crate::catalog::signature::{Signer, Verifier};
 use crate::model::digest::Digest;
@@ -104,29 +103,18 @@ impl Entry {
     /// The bytes to store: the entry's text and a signature over exactly that text.
     pub fn seal(&self, signer: &Signer) -> Result<Vec<u8>, CatalogError> {
         let text = serde_json::to_string(self).map_err(malformed)?;
-        let signature = STANDARD.encode(signer.sign(text.as_bytes(), self.recorded)?);
-        serde_json::to_vec_pretty(&Envelope { entry: text, signature }).map_err(malformed)
+        envelope::seal(text, signer, self.recorded)
     }
 
     /// Reads stored bytes back, signature checked.
     pub fn unseal(stored: &[u8], verifier: &Verifier, now: DateTime<Utc>) -> Result<Self, CatalogError> {
-        let envelope: Envelope = serde_json::from_slice(stored).map_err(malformed)?;
-        let signature = STANDARD.decode(&envelope.signature).map_err(malformed)?;
-        verifier.verify(envelope.entry.as_bytes(), &signature, now)?;
-        let entry: Self = serde_json::from_str(&envelope.entry).map_err(malformed)?;
+        let entry: Self = serde_json::from_str(&envelope::unseal(stored, verifier, now)?).map_err(malformed)?;
         if entry.format != FORMAT {
             let message = format!("read a catalog entry of format {}: this version reads {FORMAT}", entry.format);
             return Err(CatalogError::new(CatalogErrorKind::NewerFormat, message));
         }
         Ok(entry)
     }
-}
-
-#[derive(Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Envelope {
-    entry: String,
-    signature: String,
 }
 
 fn malformed(error: impl std::error::Error + Send + Sync + 'static) -> CatalogError {

@@ -5,6 +5,7 @@
 
 pub mod chain;
 pub mod entry;
+mod envelope;
 pub mod error;
 pub mod history;
 pub mod identity;
@@ -17,6 +18,7 @@ pub mod repository;
 pub mod select;
 pub mod signature;
 pub mod term;
+pub mod wal;
 
 pub use entry::{Entry, Head, Record};
 pub use error::{CatalogError, CatalogErrorKind};

@@ -1,8 +1,10 @@
 //! Every name in a repository, made and parsed in one place.
 //!
 //! `repository.json` at the root, artifacts as `<folder>/<stem>…` with their manifest beside them, the catalog's log
-//! under `catalog/`, leases of running restores under `leases/`, round trips of `check` under `probe/`. A key that does not parse is somebody else's: it is
-//! reported and never deleted.
+//! under `catalog/`, leases of running restores under `leases/`, round trips of `check` under `probe/`, WAL under `wal/`
+//! (see [`wal`]). A key that does not parse is somebody else's: it is reported and never deleted.
+
+pub mod wal;
 
 use std::fmt;
 

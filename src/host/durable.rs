@@ -89,12 +89,16 @@ fn install(path: &Path, bytes: &[u8], put: impl Fn(&Path, &Path) -> io::Result<(
 }
 
 /// The name of a file on its way in; removed on drop if it is still there.
-struct Temporary {
+pub(in crate::host) struct Temporary {
     path: PathBuf,
 }
 
 impl Temporary {
-    fn beside(path: &Path) -> Result<Self, FileError> {
+    pub(in crate::host) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    pub(in crate::host) fn beside(path: &Path) -> Result<Self, FileError> {
         let Some(name) = path.file_name() else {
             return Err(FileError::refused(FileErrorKind::Other, "write to", path, "it has no file name"));
         };
@@ -110,7 +114,7 @@ impl Drop for Temporary {
     }
 }
 
-fn parent(path: &Path) -> &Path {
+pub(in crate::host) fn parent(path: &Path) -> &Path {
     path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."))
 }
 

@@ -1,7 +1,7 @@
 //! Named points at which a fault test kills the process or makes a step fail; nothing at all in a release build.
 //!
-//! With the feature `failpoints`, `DBAGENT_FAILPOINT=name=kill|error[:nth]` arms one point: at its nth arrival (the
-//! first by default) the process dies as by `kill -9`, or the step gets an error. Each firing is first written as a
+//! With the feature `failpoints`, `DBAGENT_FAILPOINT=name=kill|error|panic[:nth]` arms one point: at its nth arrival (the
+//! first by default) the process dies as by `kill -9`, the step gets an error, or panics. Each firing is first written as a
 //! line to the file that `DBAGENT_FAILPOINT_LOG` names, so that a test can prove that its fault fired.
 
 use std::io;
@@ -49,11 +49,19 @@ pub enum FailPoint {
     RestoreMidIncrements,
     /// A restore has loaded all rows; indexes and constraints are not there.
     RestoreBeforePostData,
+    /// A WAL file has been checked; nothing is stored.
+    WalChecked,
+    /// The bytes of a WAL file are stored; its record is not.
+    WalObjectPut,
+    /// The record of a WAL file is stored; nobody has been told.
+    WalRecordPut,
+    /// A fetched WAL file is whole beside its place.
+    WalFetched,
 }
 
 impl FailPoint {
     /// Every point, in the order of a run.
-    pub const ALL: [Self; 19] = [
+    pub const ALL: [Self; 23] = [
         Self::DumpSnapshot,
         Self::DumpSpawned,
         Self::DumpFirstByte,
@@ -73,6 +81,10 @@ impl FailPoint {
         Self::RestoreMidLoad,
         Self::RestoreMidIncrements,
         Self::RestoreBeforePostData,
+        Self::WalChecked,
+        Self::WalObjectPut,
+        Self::WalRecordPut,
+        Self::WalFetched,
     ];
 
     /// The name it is armed by.
@@ -97,6 +109,10 @@ impl FailPoint {
             Self::RestoreMidLoad => "restore.mid_load",
             Self::RestoreMidIncrements => "restore.mid_increments",
             Self::RestoreBeforePostData => "restore.before_post_data",
+            Self::WalChecked => "wal.checked",
+            Self::WalObjectPut => "wal.object_put",
+            Self::WalRecordPut => "wal.record_put",
+            Self::WalFetched => "wal.fetched",
         }
     }
 }
@@ -135,6 +151,7 @@ mod armed {
     pub(super) enum Action {
         Kill,
         Error,
+        Panic,
     }
 
     /// What `DBAGENT_FAILPOINT` asks for.
@@ -148,6 +165,7 @@ mod armed {
     static ORDER: OnceLock<Option<Result<Order, String>>> = OnceLock::new();
     static ARRIVALS: AtomicU64 = AtomicU64::new(0);
 
+    #[expect(clippy::panic, reason = "a panic is what the test asks for")]
     pub(super) fn reach(point: FailPoint) -> io::Result<()> {
         let order = match ORDER.get_or_init(|| variable("DBAGENT_FAILPOINT").map(|text| parse(&text))) {
             None => return Ok(()),
@@ -158,13 +176,15 @@ mod armed {
             return Ok(());
         }
         record(order)?;
-        if order.action == Action::Kill {
-            kill_process(getpid(), Signal::KILL)?;
+        match order.action {
+            Action::Kill => kill_process(getpid(), Signal::KILL)?,
+            Action::Panic => panic!("at the fail point {}", point.name()),
+            Action::Error => {}
         }
         Err(io::Error::other(format!("pass the fail point {}", point.name())))
     }
 
-    /// Reads `name=kill|error[:nth]`; gives the text back when it is something else.
+    /// Reads `name=kill|error|panic[:nth]`; gives the text back when it is something else.
     pub(super) fn parse(text: &str) -> Result<Order, String> {
         let read = || {
             let (name, action) = text.split_once('=')?;
@@ -173,6 +193,7 @@ mod armed {
             let action = match action {
                 "kill" => Action::Kill,
                 "error" => Action::Error,
+                "panic" => Action::Panic,
                 _ => return None,
             };
             Some(Order { point, action, nth: nth.parse().ok().filter(|nth| *nth > 0)? })

@@ -9,6 +9,8 @@ pub mod complete;
 pub mod durable;
 pub mod failpoint;
 pub mod fed;
+pub mod file_source;
+pub mod incoming;
 pub mod lock;
 pub mod space;
 
@@ -21,5 +23,7 @@ pub use complete::{BytesSource, Complete, Source, SourceError};
 pub use durable::{FileError, FileErrorKind};
 pub use failpoint::{FailPoint, reach};
 pub use fed::{FedSource, SourceFeeder, feed};
+pub use file_source::{FileIdentity, FileSource};
+pub use incoming::Incoming;
 pub use lock::{FileLock, LockError};
 pub use space::Space;

@@ -105,6 +105,11 @@ impl Failure {
         self
     }
 
+    /// The same failure told to somebody else: its causes are in its message then.
+    pub fn again(&self) -> Self {
+        Self { kind: self.kind, message: self.full_message(), hint: self.hint.clone(), source: None }
+    }
+
     /// The message followed by each cause, on one line.
     pub fn full_message(&self) -> String {
         with_causes(self)

@@ -9,8 +9,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::model::failure::{Failure, FailureKind};
 
-/// Folders that a repository keeps for itself and that never hold artifacts: the catalog's log, leases, probes.
-pub const OWN_FOLDERS: [&str; 3] = ["catalog", "leases", "probe"];
+/// Folders that a repository keeps for itself and that never hold artifacts: the catalog's log, leases, probes, WAL.
+pub const OWN_FOLDERS: [&str; 4] = ["catalog", "leases", "probe", "wal"];
 
 /// Longest key accepted, in bytes: S3's limit of 1,024 less room for a prefix.
 pub const MAX_KEY_BYTES: usize = 900;

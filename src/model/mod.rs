@@ -22,4 +22,6 @@ pub mod size;
 pub mod span;
 pub mod status;
 pub mod table;
+pub mod timeline;
 pub mod verb;
+pub mod wal;

@@ -14,6 +14,7 @@ pub mod gzip;
 mod member;
 pub mod openpgp;
 mod relay;
+pub mod segment;
 pub mod store;
 pub mod tar;
 mod thread;

@@ -5,6 +5,7 @@
 
 pub mod changes;
 pub mod connection;
+pub mod control;
 pub mod coordinator;
 pub mod copy;
 pub mod databases;
@@ -24,6 +25,7 @@ mod server;
 pub mod tables;
 mod tls;
 pub mod tools;
+pub mod wal_page;
 
 pub use connection::{Connection, Host, Session, SslMode};
 pub use coordinator::{Coordinator, CoveredTable, DumpScope};

@@ -13,5 +13,6 @@ pub mod replay;
 pub mod scratch;
 mod setting;
 pub mod thaw;
+pub mod wal;
 
 pub use setting::Setting;

@@ -49,6 +49,8 @@ pub enum Fault {
     Fails(StorageErrorKind),
     /// Carried out, but the answer is a transient error.
     LosesAnswer,
+    /// Carried out, but the answer is that the key is taken: as when it was lost and the store was asked again.
+    FindsItselfThere,
     /// Carried out after a wait.
     Waits(Duration),
     /// Never answered.
@@ -120,6 +122,7 @@ async fn through<T: Send>(
     match fault {
         Some(Fault::Fails(kind)) => error(kind),
         Some(Fault::LosesAnswer) => work.await.and_then(|_| error(StorageErrorKind::Transient)),
+        Some(Fault::FindsItselfThere) => work.await.and_then(|_| error(StorageErrorKind::Exists)),
         Some(Fault::Hangs) => std::future::pending().await,
         Some(Fault::Waits(wait)) => {
             pause(wait).await;
@@ -180,8 +183,8 @@ impl Storage for Faulty {
         self.through(Operation::List, self.inner.list(prefix, from)).await
     }
 
-    async fn folders(&self) -> Result<Vec<String>, StorageError> {
-        self.through(Operation::List, self.inner.folders()).await
+    async fn folders_in(&self, above: &str) -> Result<Vec<String>, StorageError> {
+        self.through(Operation::List, self.inner.folders_in(above)).await
     }
 
     async fn unfinished(&self) -> Result<Vec<Unfinished>, StorageError> {

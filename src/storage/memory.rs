@@ -177,9 +177,10 @@ impl Storage for MemoryStorage {
         Ok(page)
     }
 
-    async fn folders(&self) -> Result<Vec<String>, StorageError> {
-        let mut folders: Vec<String> =
-            self.shelf().objects.keys().filter_map(|key| key.split_once('/')).map(|(first, _)| first.into()).collect();
+    async fn folders_in(&self, above: &str) -> Result<Vec<String>, StorageError> {
+        let shelf = self.shelf();
+        let below = shelf.objects.keys().filter_map(|key| key.strip_prefix(above)?.split_once('/'));
+        let mut folders: Vec<String> = below.map(|(first, _)| first.into()).collect();
         folders.dedup();
         Ok(folders)
     }

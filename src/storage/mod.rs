@@ -201,7 +201,13 @@ pub trait Storage: Send + Sync + fmt::Debug {
     async fn list(&self, prefix: &str, from: Option<&PageToken>) -> Result<Page, StorageError>;
 
     /// Names of the folders right below the repository's root, unsorted, without the slash.
-    async fn folders(&self) -> Result<Vec<String>, StorageError>;
+    async fn folders(&self) -> Result<Vec<String>, StorageError> {
+        self.folders_in("").await
+    }
+
+    /// Names of the folders right below `above` (the empty text, or a path with a slash at its end), unsorted, without
+    /// the slash. None when there is no such folder.
+    async fn folders_in(&self, above: &str) -> Result<Vec<String>, StorageError>;
 
     /// Uploads begun and not finished, of this repository, those of other agents included.
     async fn unfinished(&self) -> Result<Vec<Unfinished>, StorageError>;

@@ -60,3 +60,4 @@ mod storage_faults;
 mod storage_real_servers;
 mod storage_servers;
 mod storage_tls;
+mod wal_store;

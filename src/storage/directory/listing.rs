@@ -148,9 +148,12 @@ impl Visit for Parts {
     }
 }
 
-/// Names of the folders right below the root that may hold objects.
-pub(super) fn folders(root: &Root) -> Result<Vec<String>, StorageError> {
-    let names = names_in(root, "").map_err(|errno| fault::io("list", &root.path(""), errno))?;
+/// Names of the folders right below `above` that may hold objects.
+pub(super) fn folders(root: &Root, above: &str) -> Result<Vec<String>, StorageError> {
+    let names = match names_in(root, above) {
+        Err(Errno::NOENT) if !above.is_empty() => return Ok(Vec::new()),
+        names => names.map_err(|errno| fault::io("list", &root.path(above), errno))?,
+    };
     let folder = |(name, _): (Vec<u8>, bool)| {
         let name = String::from_utf8(name).ok()?;
         name.strip_suffix('/').filter(|name| name.parse::<ObjectKey>().is_ok()).map(str::to_owned)

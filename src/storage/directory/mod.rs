@@ -231,9 +231,9 @@ impl Storage for DirectoryStorage {
         .await
     }
 
-    async fn folders(&self) -> Result<Vec<String>, StorageError> {
-        let inner = Arc::clone(&self.inner);
-        fault::blocking(move || listing::folders(&inner.root)).await
+    async fn folders_in(&self, above: &str) -> Result<Vec<String>, StorageError> {
+        let (inner, above) = (Arc::clone(&self.inner), above.to_owned());
+        fault::blocking(move || listing::folders(&inner.root, &above)).await
     }
 
     async fn unfinished(&self) -> Result<Vec<Unfinished>, StorageError> {

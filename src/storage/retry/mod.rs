@@ -135,8 +135,8 @@ impl Storage for Retrying {
         self.run(|| self.inner.list(prefix, from)).await
     }
 
-    async fn folders(&self) -> Result<Vec<String>, StorageError> {
-        self.run(|| self.inner.folders()).await
+    async fn folders_in(&self, above: &str) -> Result<Vec<String>, StorageError> {
+        self.run(|| self.inner.folders_in(above)).await
     }
 
     async fn unfinished(&self) -> Result<Vec<Unfinished>, StorageError> {

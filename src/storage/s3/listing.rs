@@ -53,9 +53,9 @@ fn meta(key: crate::model::key::ObjectKey, object: &Object) -> ObjectMeta {
     }
 }
 
-/// Names of the folders right below the prefix.
-pub(super) async fn folders(bucket: &Bucket) -> Result<Vec<String>, StorageError> {
-    let what = bucket.what("list", "");
+/// Names of the folders right below `above`.
+pub(super) async fn folders(bucket: &Bucket, above: &str) -> Result<Vec<String>, StorageError> {
+    let what = bucket.what("list", above);
     let (mut folders, mut from) = (Vec::new(), None);
     loop {
         let output = bucket.send(&what, 0, || {
@@ -63,7 +63,7 @@ pub(super) async fn folders(bucket: &Bucket) -> Result<Vec<String>, StorageError
                 .client
                 .list_objects_v2()
                 .bucket(&bucket.settings.bucket)
-                .prefix(bucket.key(""))
+                .prefix(bucket.key(above))
                 .delimiter("/")
                 .encoding_type(EncodingType::Url)
                 .set_continuation_token(from.clone())
@@ -73,7 +73,8 @@ pub(super) async fn folders(bucket: &Bucket) -> Result<Vec<String>, StorageError
         let encoded = output.encoding_type().is_some();
         for common in output.common_prefixes() {
             let prefix = decoded(common.prefix().unwrap_or_default(), encoded);
-            folders.push(bucket.below(&prefix).trim_end_matches('/').to_owned());
+            let name = bucket.below(&prefix).strip_prefix(above).unwrap_or_default();
+            folders.push(name.trim_end_matches('/').to_owned());
         }
         from = output.next_continuation_token;
         if from.is_none() {

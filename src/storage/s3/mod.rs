@@ -110,8 +110,8 @@ impl Storage for S3Storage {
         listing::page(&self.bucket, prefix, from).await
     }
 
-    async fn folders(&self) -> Result<Vec<String>, StorageError> {
-        listing::folders(&self.bucket).await
+    async fn folders_in(&self, above: &str) -> Result<Vec<String>, StorageError> {
+        listing::folders(&self.bucket, above).await
     }
 
     async fn unfinished(&self) -> Result<Vec<Unfinished>, StorageError> {

@@ -14,6 +14,7 @@ pub mod site;
 pub mod standby;
 pub mod tls;
 pub(crate) mod uploads;
+pub mod wal;
 
 /// Where files cost least: in memory where there is room, else where temporary files go.
 pub fn quick_place() -> std::path::PathBuf {

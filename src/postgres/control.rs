@@ -1,0 +1,132 @@
+//! The control file of a data directory: whose it is and how large its WAL segments are.
+//!
+//! Reads the few fields that are needed, for the layout of PostgreSQL 14 to 18 on machines with 8-byte alignment
+//! (`catalog/pg_control.h`). The server rewrites the file in place; the checksum tells a copy torn by that, and it is
+//! read again.
+
+use std::path::{Path, PathBuf};
+
+use crate::host::FileError;
+use crate::host::durable::read_bounded;
+use crate::model::lsn::SystemId;
+use crate::model::wal::SegmentSize;
+
+/// Largest control file, in bytes; PostgreSQL pads it to 8 KiB.
+const LIMIT: u64 = 64 << 10;
+
+/// How often a torn copy is read again.
+const ATTEMPTS: u32 = 10;
+
+const SEGMENT_SIZE_AT: usize = 228;
+/// `pg_control_version` and where the checksum over everything before it stands.
+const LAYOUTS: [(u32, usize); 2] = [(1300, 288), (1800, 292)];
+
+/// What a data directory is, as its control file says.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DataDirectory {
+    /// Its path.
+    pub path: PathBuf,
+    /// The major version, from `PG_VERSION`.
+    pub major: u32,
+    /// The cluster's identifier.
+    pub system_identifier: SystemId,
+    /// The size of its WAL segments.
+    pub segment_size: SegmentSize,
+}
+
+/// A data directory that could not be understood: lower-case, fits after "failed to".
+#[derive(Debug, thiserror::Error)]
+pub enum DataDirectoryError {
+    /// A file could not be read.
+    #[error("read the data directory {path}")]
+    File {
+        /// The directory.
+        path: String,
+        /// Why.
+        #[source]
+        source: FileError,
+    },
+    /// A file is not what it should be.
+    #[error("understand the data directory {path}: {what}")]
+    Malformed {
+        /// The directory.
+        path: String,
+        /// What is wrong.
+        what: String,
+    },
+}
+
+impl DataDirectory {
+    /// Reads the data directory `path`.
+    pub fn read(path: &Path) -> Result<Self, DataDirectoryError> {
+        let named = || path.display().to_string();
+        let broken = |source| DataDirectoryError::File { path: named(), source };
+        let malformed = |what: &str| DataDirectoryError::Malformed { path: named(), what: what.to_owned() };
+        let version = read_bounded(&path.join("PG_VERSION"), LIMIT).map_err(broken)?;
+        let major = String::from_utf8_lossy(&version).trim().parse().map_err(|_| malformed("PG_VERSION"))?;
+        let mut last = "its control file";
+        for _ in 0..ATTEMPTS {
+            let bytes = read_bounded(&path.join("global/pg_control"), LIMIT).map_err(broken)?;
+            match fields(&bytes) {
+                Ok((system_identifier, segment_size)) => {
+                    return Ok(Self { path: path.to_owned(), major, system_identifier, segment_size });
+                }
+                Err(what) => last = what,
+            }
+        }
+        Err(malformed(last))
+    }
+
+    /// The data directory that the WAL file `path` lies in: the parent of its `pg_wal`; nothing when it lies elsewhere.
+    pub fn of_wal_file(path: &Path) -> Option<PathBuf> {
+        let folder = path.parent()?;
+        (folder.file_name()? == "pg_wal").then(|| folder.parent().map(Path::to_path_buf))?
+    }
+}
+
+/// System identifier and segment size.
+fn fields(bytes: &[u8]) -> Result<(SystemId, SegmentSize), &'static str> {
+    let version = number(bytes, 8).ok_or("its control file is too short")?;
+    let layout = LAYOUTS.iter().find(|(known, _)| *known == version);
+    let (_, checksum_at) = layout.ok_or("its control file is of a PostgreSQL that this version does not know")?;
+    let told = number(bytes, *checksum_at).ok_or("its control file is too short")?;
+    if crc32c::crc32c(&bytes[..*checksum_at]) != told {
+        return Err("the checksum of its control file is wrong");
+    }
+    let system = bytes.first_chunk().map(|bytes| SystemId(u64::from_ne_bytes(*bytes)));
+    let size = number(bytes, SEGMENT_SIZE_AT).and_then(|size| SegmentSize::new(u64::from(size)));
+    system.zip(size).ok_or("the segment size in its control file")
+}
+
+fn number(bytes: &[u8], at: usize) -> Option<u32> {
+    bytes.get(at..)?.first_chunk().map(|bytes| u32::from_ne_bytes(*bytes))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_wal_file_leads_to_its_data_directory() {
+        let of = |path: &str| DataDirectory::of_wal_file(Path::new(path)).map(|path| path.display().to_string());
+        assert_eq!(of("/data/pg_wal/000000010000000000000001").as_deref(), Some("/data"));
+        assert_eq!(of("pg_wal/000000010000000000000001").as_deref(), Some(""));
+        assert_eq!(of("/elsewhere/000000010000000000000001"), None);
+    }
+
+    #[test]
+    fn a_control_file_that_is_torn_short_or_unknown_is_refused() {
+        let mut bytes = vec![0; 8192];
+        bytes[8..12].copy_from_slice(&1300_u32.to_ne_bytes());
+        bytes[SEGMENT_SIZE_AT..SEGMENT_SIZE_AT + 4].copy_from_slice(&(16_u32 << 20).to_ne_bytes());
+        let sum = crc32c::crc32c(&bytes[..288]);
+        bytes[288..292].copy_from_slice(&sum.to_ne_bytes());
+        assert!(fields(&bytes).is_ok());
+        for at in [0, 8, 100, SEGMENT_SIZE_AT, 289] {
+            let mut torn = bytes.clone();
+            torn[at] ^= 1;
+            assert!(fields(&torn).is_err(), "byte {at}");
+        }
+        assert!(fields(&bytes[..290]).is_err() && fields(&[]).is_err());
+    }
+}

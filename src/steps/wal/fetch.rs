@@ -1,0 +1,169 @@
+//! Fetches one WAL file from whichever repository has it whole.
+//!
+//! "Not there" is a proof here, not an absence of proof: PostgreSQL ends recovery on it. It takes every repository's word,
+//! and the word of one that cannot show whose it is (an empty mount point, a bucket just made) counts for nothing.
+
+use std::io::{self, Write};
+use std::path::Path;
+
+use chrono::{DateTime, Utc};
+
+use crate::catalog::Repository;
+use crate::catalog::names::wal as names;
+use crate::catalog::wal::WalRecord;
+use crate::host::{FailPoint, Incoming, reach};
+use crate::model::failure::{Failure, FailureKind};
+use crate::model::lsn::SystemId;
+use crate::model::wal::WalFile;
+use crate::pipeline::openpgp::DecryptionKeys;
+use crate::pipeline::segment::{Expected, unpack};
+
+/// What a fetch works with.
+#[derive(Debug)]
+pub struct WalDoors {
+    /// Where to look, in this order.
+    pub repositories: Vec<Repository>,
+    /// Repositories that could not be opened: what they hold is not known.
+    pub unopened: Vec<(String, Failure)>,
+    /// What decrypts.
+    pub keys: Option<DecryptionKeys>,
+    /// The cluster whose WAL it must be.
+    pub cluster: String,
+}
+
+/// What came of a fetch.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fetched<T> {
+    /// It was there and is whole.
+    There(T),
+    /// No repository has it, and each has been asked.
+    NotThere,
+}
+
+/// Fetches `file` to `place`, which it replaces once its digest is right. `system` is whose it must be, where known.
+pub async fn fetch_file(
+    file: WalFile,
+    place: &Path,
+    system: Option<SystemId>,
+    doors: &WalDoors,
+    now: DateTime<Utc>,
+) -> Result<Fetched<()>, Failure> {
+    let failed = |error: io::Error| {
+        Failure::new(FailureKind::Failed, format!("write {}", place.display()))
+            .because(error)
+            .hint("Run it as a user that may write there; look at the room that is left.")
+    };
+    match fetch(file, system, doors, now, || Incoming::beside(place).map_err(failed)).await? {
+        Fetched::NotThere => Ok(Fetched::NotThere),
+        Fetched::There(incoming) => {
+            reach(FailPoint::WalFetched).and_then(|()| incoming.put()).map_err(failed)?;
+            Ok(Fetched::There(()))
+        }
+    }
+}
+
+/// Fetches `file` into memory: for what is asked for ahead of time, and for notes.
+pub async fn fetch_bytes(
+    file: WalFile,
+    system: Option<SystemId>,
+    doors: &WalDoors,
+    now: DateTime<Utc>,
+) -> Result<Fetched<Vec<u8>>, Failure> {
+    fetch(file, system, doors, now, || Ok(Vec::new())).await
+}
+
+async fn fetch<S: Write + Send + 'static>(
+    file: WalFile,
+    system: Option<SystemId>,
+    doors: &WalDoors,
+    now: DateTime<Utc>,
+    sink: impl Fn() -> Result<S, Failure>,
+) -> Result<Fetched<S>, Failure> {
+    let mut failures: Vec<Failure> = Vec::new();
+    for repository in &doors.repositories {
+        let tried = async {
+            match repository.wal_record(file, now).await? {
+                None => doors.require_ours(repository).await.map(|()| None),
+                Some(record) => {
+                    require_system(&record, system, repository)?;
+                    read(repository, &record, doors.keys.as_ref(), sink()?).await.map(Some)
+                }
+            }
+        };
+        match tried.await {
+            Ok(Some(sink)) => return Ok(Fetched::There(sink)),
+            Ok(None) => {}
+            Err(failure) => {
+                tracing::warn!(%file, repository = repository.name, error = failure.full_message(), "cannot be fetched");
+                failures.push(failure);
+            }
+        }
+    }
+    match failures.into_iter().next() {
+        Some(failure) => Err(failure),
+        None => doors.require_all(file).map(|()| Fetched::NotThere),
+    }
+}
+
+impl WalDoors {
+    /// Errors unless `repository` shows that it is this cluster's: only then does it know what it does not have.
+    async fn require_ours(&self, repository: &Repository) -> Result<(), Failure> {
+        let place = repository.storage.place();
+        let refuse = |what: String| {
+            Failure::new(FailureKind::Failed, format!("trust repository {} ({place}): {what}", repository.name))
+                .hint("Look whether its disk is mounted and its url is right; nothing is proven missing meanwhile.")
+        };
+        match repository.identity().await? {
+            Some(identity) if identity.cluster == self.cluster => Ok(()),
+            Some(identity) => {
+                Err(refuse(format!("it belongs to the cluster {}, not to {}", identity.cluster, self.cluster)))
+            }
+            None => Err(refuse("it is empty".to_owned())),
+        }
+    }
+
+    fn require_all(&self, file: WalFile) -> Result<(), Failure> {
+        let unknown = |what: String| {
+            Failure::new(FailureKind::Failed, format!("tell whether {file} is stored: {what}"))
+                .hint("`dbagent check` looks at every repository.")
+        };
+        match self.unopened.first() {
+            Some((name, failure)) => {
+                Err(unknown(format!("repository {name} cannot be opened: {}", failure.full_message())))
+            }
+            None if self.repositories.is_empty() => Err(unknown("no repository takes WAL".to_owned())),
+            None => Ok(()),
+        }
+    }
+}
+
+fn require_system(record: &WalRecord, system: Option<SystemId>, repository: &Repository) -> Result<(), Failure> {
+    match system {
+        Some(system) if system != record.system_identifier => {
+            let theirs = record.system_identifier;
+            let message = format!(
+                "take {} from repository {}: it is of the system {theirs}, this one is {system}",
+                record.name, repository.name
+            );
+            Err(Failure::new(FailureKind::RefusedForSafety, message)
+                .hint("Check which cluster the configuration names, and which base backup was restored."))
+        }
+        _ => Ok(()),
+    }
+}
+
+async fn read<S: Write + Send + 'static>(
+    repository: &Repository,
+    record: &WalRecord,
+    keys: Option<&DecryptionKeys>,
+    sink: S,
+) -> Result<S, Failure> {
+    let download = repository.storage.get(&record.object, None, None).await?;
+    let expected = Expected {
+        key: record.object.clone(),
+        compressed: names::is_compressed(&record.object),
+        encrypted: names::is_encrypted(&record.object),
+        content: (record.content_size, record.content_digest),
+    };
+    Ok(unpack(download, expected, keys, sink).await?)
+}

@@ -1,0 +1,12 @@
+//! WAL on its way into repositories and back: check a file, store it, fetch one.
+//!
+//! Storing is idempotent by content and never overwrites: the record is a create-only write, made last, and the file whose
+//! record stands is the file, whatever objects lie beside it. Writes nothing to the catalog's numbered log.
+
+mod fetch;
+mod input;
+mod store;
+
+pub use fetch::{Fetched, WalDoors, fetch_bytes, fetch_file};
+pub use input::WalInput;
+pub use store::{Owner, Standing, StoreOptions, Verdicts, store};
