@@ -8,11 +8,12 @@ use crate::catalog::Repository;
 use crate::config::{self, Checklist, Plan};
 use crate::model::failure::{Failure, FailureKind};
 use crate::model::schedule::Schedule;
-use crate::model::status::StatusModel;
+use crate::model::status::{StatusModel, WalStatus};
 use crate::model::verb::Verb;
 use crate::ops::check::{self, CheckLine, Encryption, Keys};
 use crate::ops::{Setting, status};
 use crate::postgres::DumpScope;
+use crate::steps::wal::survey;
 
 /// Longest wait for a table's lock in a rehearsal: a check holds nobody up.
 const REHEARSAL_LOCK: Duration = Duration::from_secs(2);
@@ -44,6 +45,7 @@ impl App {
             dumps: self.rehearsals(),
             repositories: self.repository_doors(opened),
             keys: self.keys(),
+            wal: self.wal_check().await,
             status,
         };
         check::run(&doors, setting).await
@@ -64,6 +66,7 @@ impl App {
         setting.events.step("reading the repositories");
         let now = setting.clock.now();
         let jobs = self.status_jobs();
+        let wal = self.wal_status(repositories, setting).await;
         let repositories = status::read_repositories(repositories, unopened, now).await;
         let (folder, of, own) = (self.history_folder(), jobs.clone(), setting.run);
         let runs = tokio::task::spawn_blocking(move || status::last_runs(&folder, &of, own)).await;
@@ -73,8 +76,20 @@ impl App {
             jobs,
             repositories,
             runs: runs.unwrap_or_else(|error| Err(format!("read the run history: {error}"))),
+            wal,
         };
         status::assemble(&inputs, now)
+    }
+
+    /// The archived WAL, where the plan archives any.
+    async fn wal_status(&self, repositories: &[Repository], setting: &Setting) -> Vec<WalStatus> {
+        if !self.archives_wal() {
+            return Vec::new();
+        }
+        let takes_wal = |name: &str| self.loaded.config.repository.get(name).is_some_and(|settings| settings.wal);
+        let repositories: Vec<_> = repositories.iter().filter(|each| takes_wal(&each.name)).cloned().collect();
+        let local = self.local_wal().await;
+        status::wal_status(&survey(&repositories, local.as_ref(), setting.clock.now()).await)
     }
 
     fn status_jobs(&self) -> Vec<status::Job> {

@@ -25,7 +25,7 @@ impl App {
             return match agent.run(name).await? {
                 Answer::Run(record) => Ok(*record),
                 Answer::Failed(failure) => Err(again(failure.kind, failure.message, failure.hint)),
-                Answer::Status(_) => Err(Failure::new(FailureKind::Failed, "understand the agent's answer")),
+                _ => Err(Failure::new(FailureKind::Failed, "understand the agent's answer")),
             };
         }
         self.run_here(name, events, stop).await

@@ -16,6 +16,7 @@ mod secrets;
 mod sheet;
 mod terms;
 pub mod verbs;
+pub mod wal;
 
 use std::sync::Arc;
 

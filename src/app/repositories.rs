@@ -25,10 +25,28 @@ impl App {
         &self,
         only: Option<&str>,
     ) -> Result<(Vec<Repository>, Vec<(String, Failure)>), Failure> {
+        self.try_open(self.chosen(only)?).await
+    }
+
+    /// The same for those that take WAL, the directories first; with `local` no others.
+    pub(super) async fn try_wal_repositories(
+        &self,
+        local: bool,
+    ) -> Result<(Vec<Repository>, Vec<(String, Failure)>), Failure> {
+        let all = self.loaded.config.repository.iter().filter(|(_, settings)| settings.wal);
+        let (mut chosen, others): (Vec<_>, Vec<_>) = all.partition(|(_, settings)| settings.url.is_directory());
+        chosen.extend(others.into_iter().filter(|_| !local));
+        self.try_open(chosen).await
+    }
+
+    async fn try_open(
+        &self,
+        chosen: Vec<(&String, &config::Repository)>,
+    ) -> Result<(Vec<Repository>, Vec<(String, Failure)>), Failure> {
         let signer = self.signer()?;
         let verifier = Arc::new(self.verifier(signer.as_deref())?);
         let (mut opened, mut failed) = (Vec::new(), Vec::new());
-        for (name, settings) in self.chosen(only)? {
+        for (name, settings) in chosen {
             match open(settings).await {
                 Ok(storage) => opened.push(self.repository(name, storage, &verifier, signer.clone())),
                 Err(failure) => failed.push((name.clone(), failure)),

@@ -10,7 +10,7 @@ use crate::model::failure::{Failure, FailureKind};
 use crate::model::outcome::Outcome;
 use crate::model::span::Span;
 use crate::model::verb::Verb;
-use crate::ops::{Setting, check, dump, expire, increment, restore};
+use crate::ops::{Setting, check, dump, expire, increment, restore, wal};
 use crate::pipeline::deflate::Level;
 
 /// Longest silence of pg_dump unless the job says otherwise.
@@ -45,6 +45,7 @@ impl App {
                 let doors = self.dump_doors(job, only).await?;
                 increment::run(&self.dump_options(name, job)?, &doors, setting).await
             }
+            Verb::WalSync => wal::sync::run(&self.wal_sync_doors().await?, setting).await,
             Verb::Expire => {
                 let (repositories, unopened) = self.expire_doors().await?;
                 let mut outcome = expire::run(&repositories, &self.expire_options()?, setting).await?;

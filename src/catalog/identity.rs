@@ -37,8 +37,12 @@ impl Repository {
     /// Writes `mine` into an empty repository, or checks that the repository is already ours: same cluster, and the same
     /// system or one of the `former` ones.
     pub async fn claim(&self, mine: &Identity, former: &[SystemId]) -> Result<(), CatalogError> {
-        let Some(theirs) = self.identity().await? else {
-            return self.write_identity(mine).await;
+        let theirs = match self.identity().await? {
+            Some(theirs) => theirs,
+            None => match self.write_identity(mine).await? {
+                None => return Ok(()),
+                Some(theirs) => theirs,
+            },
         };
         if theirs.cluster != mine.cluster {
             let message = format!(
@@ -80,17 +84,17 @@ impl Repository {
         Ok(Some(identity))
     }
 
-    async fn write_identity(&self, mine: &Identity) -> Result<(), CatalogError> {
+    /// Writes it; gives that of somebody who was first.
+    async fn write_identity(&self, mine: &Identity) -> Result<Option<Identity>, CatalogError> {
         let bytes = serde_json::to_vec_pretty(mine).map_err(|error| {
             CatalogError::new(CatalogErrorKind::Malformed, "write the repository's identity").because(error)
         })?;
         match self.write(&names::identity()?, bytes).await {
-            Err(error) if error.is_exists() => {
-                let message =
-                    format!("claim repository {}: another agent began it at this moment; run again", self.name);
-                Err(CatalogError::new(CatalogErrorKind::OtherCluster, message).because(error))
-            }
-            other => Ok(other?),
+            Err(error) if error.is_exists() => match self.identity().await? {
+                Some(theirs) => Ok(Some(theirs)),
+                None => Err(error.into()),
+            },
+            other => Ok(other.map(|()| None)?),
         }
     }
 }

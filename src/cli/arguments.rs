@@ -80,6 +80,9 @@ pub enum Command {
     Restore(Restore),
     /// Apply retention; with --plan, show what would go and why
     Expire(Expire),
+    /// Archived WAL: push and fetch for PostgreSQL; list, sync, verify
+    #[command(subcommand)]
+    Wal(Wal),
     /// The configuration: show it merged, check it, print an example or its schema
     #[command(subcommand)]
     Config(Config),
@@ -276,6 +279,32 @@ pub enum TableMode {
 pub struct Expire {
     #[command(flatten)]
     pub consent: Consent,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Wal {
+    /// Archive one file: archive_command = 'dbagent wal push "%p"'
+    ///
+    /// Exits 0 only when the file is durable in every repository that takes WAL, and 1 on every failure.
+    Push {
+        /// The file, as %p gives it
+        path: PathBuf,
+    },
+    /// Fetch one file: restore_command = 'dbagent wal fetch "%f" "%p"'
+    ///
+    /// Exits 0 with the file in place, 1 when it is proven not to be archived, and 126 when that cannot be known.
+    Fetch {
+        /// Its name, as %f gives it
+        name: String,
+        /// Where to put it, as %p gives it
+        destination: PathBuf,
+    },
+    /// Carry to each repository what another one has, push again what pg_wal still has, and tell what is missing
+    Sync,
+    /// What is stored of each timeline, in each repository
+    List,
+    /// Carry, then read every stored byte back and check it against its signed record
+    Verify,
 }
 
 #[derive(Debug, Subcommand)]

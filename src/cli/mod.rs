@@ -6,6 +6,7 @@ mod arguments;
 mod backup;
 mod check;
 mod config;
+mod contract;
 mod demo;
 mod expire;
 mod init;
@@ -19,6 +20,7 @@ mod run;
 mod signals;
 mod status;
 mod tables;
+mod wal;
 
 use std::process::ExitCode;
 
@@ -28,6 +30,7 @@ use crate::app::App;
 use crate::config::{Environment, LoadRequest};
 use crate::model::failure::{Failure, FailureKind};
 use arguments::{Arguments, Command, Global};
+use contract::Contract;
 use output::Output;
 
 /// Threads that drive connections and timers; work on bytes has threads of its own.
@@ -38,33 +41,38 @@ pub type Code = u8;
 
 /// Runs the process.
 pub fn main() -> ExitCode {
+    let contract = Contract::of(std::env::args_os());
+    ExitCode::from(contract.guard(|| run_to_code(contract)))
+}
+
+fn run_to_code(contract: Contract) -> Code {
     let arguments = match Arguments::try_parse() {
         Ok(arguments) => arguments,
-        Err(error) => return ExitCode::from(unparsed(&error)),
+        Err(error) => return unparsed(&error, contract),
     };
     let no_color = Environment::of_process().get("NO_COLOR").is_some_and(|value| !value.is_empty());
     let output = Output::new(&arguments.global, no_color);
     match carry_out(arguments, &output) {
-        Ok(code) => ExitCode::from(code),
+        Ok(code) => code,
         Err(failure) => {
             output.failure(&failure);
-            ExitCode::from(failure.kind.exit_code())
+            contract.code(failure.kind)
         }
     }
 }
 
 /// Help and version are no failures; a bad command line is, also for a program that reads JSON.
-fn unparsed(error: &clap::Error) -> Code {
+fn unparsed(error: &clap::Error, contract: Contract) -> Code {
     let help = matches!(error.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion);
     if !help && std::env::args_os().any(|argument| argument == "--json") {
         let text = error.render().to_string();
         let message = text.trim().trim_start_matches("error: ").to_owned();
         output::json_failure(&Failure::new(FailureKind::Usage, message));
-        return FailureKind::Usage.exit_code();
+        return contract.code(FailureKind::Usage);
     }
     // Nobody reads what cannot be printed.
     let _gone = error.print();
-    if help { 0 } else { FailureKind::Usage.exit_code() }
+    if help { 0 } else { contract.code(FailureKind::Usage) }
 }
 
 fn carry_out(arguments: Arguments, output: &Output) -> Result<Code, Failure> {
@@ -102,6 +110,7 @@ async fn carry_out_async(arguments: Arguments, output: &Output) -> Result<Code, 
         Command::Backup(command) => backup::run(&load(global)?, command, output).await,
         Command::Restore(command) => restore::run(&load(global)?, command, output).await,
         Command::Expire(command) => expire::run(&load(global)?, command, output).await,
+        Command::Wal(command) => wal::run(&load(global)?, command, output).await,
         Command::Healthcheck => run::healthcheck(&load(global)?, output).await,
         Command::Completions { .. } | Command::Man { .. } | Command::Config(_) | Command::Init(_) => Ok(0),
     }

@@ -49,6 +49,6 @@ pub async fn healthcheck(app: &App, output: &Output) -> Result<Code, Failure> {
             Ok(0)
         }
         Answer::Failed(failure) => Err(crate::app::manual::again(failure.kind, failure.message, failure.hint)),
-        Answer::Run(_) => Err(Failure::new(FailureKind::Failed, "understand the agent's answer")),
+        _ => Err(Failure::new(FailureKind::Failed, "understand the agent's answer")),
     }
 }

@@ -9,8 +9,9 @@ use crate::model::event::Events;
 use crate::model::failure::{Failure, FailureKind};
 use crate::model::outcome::{Finding, Severity};
 use crate::model::size::ByteSize;
-use crate::model::status::{CopyStatus, Freshness, JobStatus, LastResult, RepositoryStatus, StatusModel};
+use crate::model::status::{CopyStatus, Freshness, JobStatus, LastResult, RepositoryStatus, StatusModel, WalStatus};
 use crate::model::status::{age, level_in_words};
+use crate::model::wal::SegmentName;
 
 /// Shows the status. Exit code 0 when it is green, 3 otherwise.
 pub async fn run(app: &App, output: &Output) -> Result<Code, Failure> {
@@ -32,6 +33,10 @@ fn text(model: &StatusModel, output: &Output) -> String {
     }
     let repositories = model.repositories.iter().map(|repository| repository_row(repository, output)).collect();
     parts.push(tables::table(&["repository", "artifacts", "size", "oldest", "newest", "state"], repositories));
+    if !model.wal.is_empty() {
+        let rows = model.wal.iter().map(|wal| wal_row(wal, output)).collect();
+        parts.push(tables::table(&["WAL of timeline", "repository", "from", "to", "stored", "state"], rows));
+    }
     let findings: Vec<_> = model.repositories.iter().flat_map(|repository| &repository.findings).collect();
     parts.extend(findings.into_iter().map(|finding| finding_text(finding, output)));
     parts.extend(model.history_unreadable.iter().map(|why| output.paint(Tone::Bad, &format!("failed to {why}"))));
@@ -106,7 +111,18 @@ fn repository_row(repository: &RepositoryStatus, output: &Output) -> Vec<String>
     std::iter::once(repository.name.clone()).chain(counts).chain([state]).collect()
 }
 
-fn finding_text(finding: &Finding, output: &Output) -> String {
+fn wal_row(wal: &WalStatus, output: &Output) -> Vec<String> {
+    let name = |segment: Option<SegmentName>| segment.map_or("-".to_owned(), |segment| segment.to_string());
+    let state = match (wal.lost, wal.delayed) {
+        (0, 0) => output.paint(Tone::Good, "whole"),
+        (0, delayed) => output.paint(Tone::Warning, &format!("{delayed} segments to come")),
+        (lost, _) => output.paint(Tone::Bad, &format!("{lost} segments lost")),
+    };
+    let newest = wal.newest.map_or("-".to_owned(), tables::instant);
+    vec![wal.timeline.0.to_string(), wal.repository.clone(), name(wal.first), name(wal.last), newest, state]
+}
+
+pub(super) fn finding_text(finding: &Finding, output: &Output) -> String {
     let tone = if finding.severity == Severity::Critical { Tone::Bad } else { Tone::Warning };
     let remedy = finding.remedy.iter().map(|remedy| format!("\n  remedy: {remedy}"));
     format!("{}: {}{}", output.paint(tone, &finding.severity.to_string()), finding.message, remedy.collect::<String>())

@@ -22,6 +22,7 @@ mod settings;
 mod show;
 mod tree;
 mod validate;
+mod wal;
 
 pub use encryption::{Encryption, Fingerprint, OpenPgp, Profile, Verification};
 pub use environment::Environment;
@@ -35,3 +36,4 @@ pub use rules::{Checklist, LogScan, PartitionRule, PurgeRule, PurgeScope, Redis}
 pub use secret::{CommandLine, FilePath, MASK, Secret, SecretText, SecretUrl};
 pub use settings::{Agent, Config, Dump, Goals, LockMode, ObjectLock, Repository, Restore, Web};
 pub use show::{Row, example, plan_schema, schema, show};
+pub use wal::{Ack, Wal};

@@ -26,6 +26,13 @@ pub enum Place {
     },
 }
 
+impl Place {
+    /// Whether it is a directory of this machine.
+    pub fn is_directory(&self) -> bool {
+        matches!(self, Self::Directory(_))
+    }
+}
+
 impl FromStr for Place {
     type Err = &'static str;
 

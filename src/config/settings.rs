@@ -14,6 +14,7 @@ use crate::config::notify::Notify;
 use crate::config::place::Place;
 use crate::config::postgres::Postgres;
 use crate::config::secret::{FilePath, SecretUrl};
+use crate::config::wal::Wal;
 use crate::model::lsn::SystemId;
 use crate::model::schedule::Zone;
 use crate::model::size::ByteSize;
@@ -48,6 +49,9 @@ pub struct Config {
     /// How dumps are made.
     #[serde(default)]
     pub dump: Dump,
+    /// How WAL is archived and fetched.
+    #[serde(default)]
+    pub wal: Wal,
     /// How restores are done.
     #[serde(default)]
     pub restore: Restore,
@@ -97,6 +101,9 @@ pub struct Repository {
     /// Whether the store itself refuses to overwrite (`If-None-Match`); AWS, MinIO and Ceph do, rclone and garage do not.
     #[serde(default = "yes")]
     pub conditional_put: bool,
+    /// Whether archived WAL goes here too.
+    #[serde(default = "yes")]
+    pub wal: bool,
     /// Tags of what is written.
     #[serde(default)]
     pub tags: BTreeMap<String, String>,

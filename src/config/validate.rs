@@ -4,6 +4,7 @@ use crate::config::encryption::{Encryption, OpenPgp};
 use crate::config::place::Place;
 use crate::config::problems::Problems;
 use crate::config::settings::{Config, Repository};
+use crate::config::wal;
 use crate::model::keep::RULE_NAMES;
 use crate::model::size::ByteSize;
 
@@ -32,6 +33,7 @@ pub(in crate::config) fn validate(config: &Config, problems: &mut Problems<'_>) 
     problems.check_length("agent.history", Some(config.agent.history));
     problems.check_length("goals.rpo", config.goals.rpo);
     problems.check_length("goals.rto", config.goals.rto);
+    wal::validate(config, problems);
     validate_notify(config, problems);
 }
 

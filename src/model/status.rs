@@ -9,10 +9,12 @@ use chrono::{DateTime, TimeDelta, Utc};
 use serde::{Deserialize, Serialize};
 
 use crate::model::id::{ArtifactId, RunId};
+use crate::model::lsn::Timeline;
 use crate::model::manifest::{Verification, VerificationLevel};
 use crate::model::outcome::{Finding, Severity};
 use crate::model::schedule::Schedule;
 use crate::model::verb::Verb;
+use crate::model::wal::SegmentName;
 
 /// What is protected now.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -31,8 +33,30 @@ pub struct StatusModel {
     pub jobs: Vec<JobStatus>,
     /// Every configured repository.
     pub repositories: Vec<RepositoryStatus>,
+    /// Archived WAL, by timeline and repository; empty where the plan archives none.
+    #[serde(default)]
+    pub wal: Vec<WalStatus>,
     /// Why the run history could not be read, if it could not: then no last run is known.
     pub history_unreadable: Option<String>,
+}
+
+/// The WAL of one timeline in one repository.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct WalStatus {
+    /// The timeline.
+    pub timeline: Timeline,
+    /// The repository.
+    pub repository: String,
+    /// The first segment stored; absent when none is.
+    pub first: Option<SegmentName>,
+    /// The last segment stored.
+    pub last: Option<SegmentName>,
+    /// When the last was stored, by the store's clock.
+    pub newest: Option<DateTime<Utc>>,
+    /// Segments that are not there yet, and that another place has.
+    pub delayed: u64,
+    /// Segments that nobody has.
+    pub lost: u64,
 }
 
 /// One job of the plan.
@@ -197,8 +221,9 @@ impl StatusModel {
     pub fn judged(mut self) -> Self {
         let dumps = || self.jobs.iter().filter_map(|job| job.dump.as_ref());
         let all_current = dumps().all(|dump| !dump.copies.is_empty() && dump.is_current());
-        self.green =
-            dumps().next().is_some() && all_current && self.repositories.iter().all(RepositoryStatus::is_sound);
+        let sound = self.repositories.iter().all(RepositoryStatus::is_sound);
+        let wal_whole = self.wal.iter().all(|wal| wal.lost == 0);
+        self.green = dumps().next().is_some() && all_current && sound && wal_whole;
         self.headline = self.sentences();
         self
     }
@@ -215,6 +240,10 @@ impl StatusModel {
         for repository in self.repositories.iter().filter(|repository| !repository.is_sound()) {
             missing.extend(repository.trouble());
         }
+        let lost = self.wal.iter().filter(|wal| wal.lost > 0);
+        missing.extend(
+            lost.map(|wal| format!("{} lacks {}", wal.repository, counted(wal.lost, "WAL segment", "WAL segments"))),
+        );
         missing.dedup();
         let but = if missing.is_empty() { String::new() } else { format!(" But {}.", missing.join("; ")) };
         format!("You can restore {}.{but}", can.join(" and "))
@@ -373,6 +402,7 @@ mod tests {
             jobs,
             repositories,
             history_unreadable: None,
+            wal: Vec::new(),
         }
         .judged()
     }

@@ -10,5 +10,6 @@ pub mod expire;
 pub mod increment;
 pub mod restore;
 pub mod status;
+pub mod wal;
 
 pub use crate::steps::Setting;

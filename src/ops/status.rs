@@ -10,6 +10,7 @@ use std::time::Duration;
 use chrono::{DateTime, TimeDelta, Utc};
 
 use crate::catalog::history::{self, Filter, HistoryError, Remembered, RunRecord, RunResult};
+use crate::catalog::wal::Coverage;
 use crate::catalog::{Artifact, Inventory, Repository, Unsigned};
 use crate::model::failure::{Failure, FailureKind};
 use crate::model::id::RunId;
@@ -17,9 +18,10 @@ use crate::model::outcome::{Finding, Severity, Verdict};
 use crate::model::schedule::Schedule;
 use crate::model::status::{
     CopyStatus, DumpStatus, Freshness, GoodArtifact, Holdings, JobStatus, LastResult, LastRun, RepositoryStatus,
-    StatusModel, longest_age,
+    StatusModel, WalStatus, longest_age,
 };
 use crate::model::verb::Verb;
+use crate::steps::wal::{GapState, Survey, TimelineSurvey};
 
 /// Longest a repository may take to be read before it counts as unreadable.
 const READING_TIME: Duration = Duration::from_secs(5 * 60);
@@ -69,6 +71,29 @@ pub struct Inputs {
     pub repositories: Vec<Read>,
     /// The newest runs by job, or why they are not known.
     pub runs: Result<BTreeMap<String, Runs>, String>,
+    /// Archived WAL.
+    pub wal: Vec<WalStatus>,
+}
+
+/// What `survey` says of each timeline in each repository.
+pub fn wal_status(survey: &Survey) -> Vec<WalStatus> {
+    let of_timeline = |timeline: &TimelineSurvey| {
+        let count = |repository: &str, state: GapState| {
+            let missing = timeline.missing.iter().filter(|each| each.repository == repository && each.state == state);
+            survey.size.map_or(0, |size| missing.map(|each| each.range.count(size)).sum())
+        };
+        let row = |(repository, coverage): &(String, Coverage)| WalStatus {
+            timeline: timeline.timeline,
+            repository: repository.clone(),
+            first: coverage.ranges.first().map(|range| range.first),
+            last: coverage.last(),
+            newest: coverage.newest,
+            delayed: count(repository, GapState::Delayed),
+            lost: count(repository, GapState::Lost),
+        };
+        timeline.held.iter().map(row).collect::<Vec<_>>()
+    };
+    survey.timelines.iter().flat_map(of_timeline).collect()
 }
 
 /// Reads what every repository holds. `unopened` are those that could not even be opened.
@@ -134,6 +159,7 @@ pub fn assemble(inputs: &Inputs, now: DateTime<Utc>) -> StatusModel {
         headline: String::new(),
         jobs: inputs.jobs.iter().map(|job| job_status(job, runs.get(&job.name), &inputs.repositories, now)).collect(),
         repositories: inputs.repositories.iter().map(repository_status).collect(),
+        wal: inputs.wal.clone(),
         history_unreadable: inputs.runs.as_ref().err().cloned(),
     };
     model.judged()

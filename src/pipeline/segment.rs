@@ -14,7 +14,7 @@ use super::gzip::Abandoned;
 use super::openpgp::{DecryptionKeys, OpenPgpError, Recipients};
 use super::relay::{Parcel, RelayReader, RelayWriter, relay};
 use super::{PipelineError, thread};
-use crate::host::{Complete, Source, SourceError};
+use crate::host::{CheckedSource, Complete, Source, SourceError};
 use crate::model::digest::{Digest, Hasher};
 use crate::model::key::ObjectKey;
 use crate::storage::Download;
@@ -283,4 +283,13 @@ fn check(file: &mut dyn Read, expected: &Expected, sink: &mut dyn Write) -> Resu
 
 fn corrupt(expected: &Expected, what: impl ToString) -> PipelineError {
     PipelineError::Corrupt { key: expected.key.clone(), what: what.to_string() }
+}
+
+/// Passes a stored object on as it is, for another repository: ends well only when it has `size` and `digest`.
+pub fn forward(download: Box<dyn Download>, size: u64, digest: Digest) -> Result<Packing, PipelineError> {
+    let (sender, downloaded) = relay();
+    // A reader that is gone ends it; its error is told through the relay.
+    tokio::spawn(async move { feed(download, sender).await.map_err(|error| tracing::debug!(%error, "cut off")) });
+    let source = CheckedSource::new(Box::new(downloaded), size, digest);
+    Packing::start(Box::new(source), Recipe { level: None, helpers: 0, recipients: None })
 }

@@ -3,6 +3,7 @@
 //! Must not know storage, encryption or the verbs. Queries live in `sql/`, one per file, and are read at build time.
 //! The surprising thing: what is to be dumped is found and locked before the snapshot is taken, never after.
 
+pub mod archiver;
 pub mod changes;
 pub mod connection;
 pub mod control;
@@ -25,6 +26,7 @@ mod server;
 pub mod tables;
 mod tls;
 pub mod tools;
+pub mod wal_files;
 pub mod wal_page;
 
 pub use connection::{Connection, Host, Session, SslMode};

@@ -60,4 +60,7 @@ mod storage_faults;
 mod storage_real_servers;
 mod storage_servers;
 mod storage_tls;
+mod wal_agent;
+mod wal_archiver;
 mod wal_store;
+mod wal_sync;

@@ -10,7 +10,7 @@ use dbagent::postgres::copy;
 use crate::stage::site::Site;
 
 /// Folders whose files hold one statement each; the others hold scripts, which the tests of their rooms run.
-const FOLDERS: [&str; 5] = ["server", "dump", "table", "check", "increment"];
+const FOLDERS: [&str; 6] = ["server", "dump", "table", "check", "increment", "wal"];
 
 #[tokio::test(flavor = "multi_thread")]
 async fn every_query_file_has_a_header_and_is_a_statement_that_postgresql_takes() {

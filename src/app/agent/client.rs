@@ -1,6 +1,7 @@
 //! Asking a running agent from another process.
 
 use std::io;
+use std::path::Path;
 use std::time::Duration;
 
 use serde::Deserialize;
@@ -11,9 +12,14 @@ use crate::app::App;
 use crate::app::agent::socket::{self, Request};
 use crate::catalog::history::{RecordedFailure, RunRecord};
 use crate::model::failure::{Failure, FailureKind};
+use crate::model::wal::WalFile;
+use crate::ops::wal::push::Pushed;
 
 /// An agent that does not say how it stands within this time is not well.
 const STATUS_WITHIN: Duration = Duration::from_secs(10);
+
+/// An agent that has not dealt with a WAL file within this time is passed over: PostgreSQL must not wait for ever.
+const WAL_WITHIN: Duration = Duration::from_secs(120);
 
 /// A connection to the running agent, good for one question.
 #[derive(Debug)]
@@ -27,6 +33,10 @@ pub enum Answer {
     Run(Box<RunRecord>),
     /// How the jobs stand, as JSON.
     Status(serde_json::Value),
+    /// The WAL file is archived.
+    Pushed(Pushed),
+    /// The WAL file is in place, or proven not to be archived.
+    Fetched(bool),
     /// It could not be done.
     Failed(RecordedFailure),
 }
@@ -60,6 +70,31 @@ impl AgentClient {
             let message = format!("ask the running agent: no answer within {STATUS_WITHIN:?}");
             Err(Failure::new(FailureKind::Failed, message).hint("See what it logs; it may be out of resources."))
         })
+    }
+
+    /// Asks for the file `path` to be archived. Nothing when the agent does not answer: then nobody knows, and the file
+    /// may be pushed again.
+    pub async fn wal_push(self, path: &Path) -> Option<Answer> {
+        self.ask_for_wal(Request::WalPush { path: path.to_owned() }).await
+    }
+
+    /// Asks for `file` to be fetched to `place`. Nothing when the agent does not answer.
+    pub async fn wal_fetch(self, file: WalFile, place: &Path) -> Option<Answer> {
+        self.ask_for_wal(Request::WalFetch { file, place: place.to_owned() }).await
+    }
+
+    async fn ask_for_wal(self, request: Request) -> Option<Answer> {
+        match tokio::time::timeout(WAL_WITHIN, self.ask(&request)).await {
+            Ok(Ok(answer)) => Some(answer),
+            Ok(Err(failure)) => {
+                tracing::info!(error = failure.full_message(), "the agent does not answer; doing it here");
+                None
+            }
+            Err(_) => {
+                tracing::warn!("the agent does not answer within {WAL_WITHIN:?}; doing it here");
+                None
+            }
+        }
     }
 
     async fn ask(self, request: &Request) -> Result<Answer, Failure> {

@@ -10,6 +10,7 @@ mod log;
 mod runner;
 mod signals;
 mod socket;
+mod wal;
 
 use std::sync::{Arc, RwLock};
 use std::time::Duration;
@@ -32,6 +33,9 @@ const WAITING_COMMANDS: usize = 16;
 
 /// How long a stopping agent waits for its last answers to be taken.
 const LAST_ANSWERS: Duration = Duration::from_millis(500);
+
+/// The same for an archiver that waits for a file that is on its way.
+const LAST_FILES: Duration = Duration::from_secs(10);
 
 /// The configuration in force; SIGHUP replaces it.
 pub(crate) type Current = Arc<RwLock<App>>;
@@ -95,7 +99,8 @@ pub async fn run(app: App) -> Result<(), Failure> {
     };
     let agent = Agent::new(limits(&app), doors);
     let answers = TaskTracker::new();
-    let listening = socket::listen(&app, commands.clone(), answers.clone())?;
+    let wal = wal::WalService::new(&app, current.clone());
+    let listening = socket::listen(&app, commands.clone(), wal.clone(), answers.clone())?;
     let leading = tokio::spawn(leader::lead(current.clone(), leadership, refused));
     let signalled = tokio::spawn(signals::watch(current, commands)?);
     let logging = tokio::spawn(log::write(told));
@@ -105,7 +110,8 @@ pub async fn run(app: App) -> Result<(), Failure> {
     }
     answers.close();
     // Whoever asked for a run that has just ended is to hear of it; one who does not listen is not waited for.
-    if timeout(LAST_ANSWERS, answers.wait()).await.is_err() {
+    let patience = if wal.is_busy() { LAST_FILES } else { LAST_ANSWERS };
+    if timeout(patience, answers.wait()).await.is_err() {
         tracing::debug!("a request on the socket was not answered before the end");
     }
     socket::remove(&app);

@@ -1,4 +1,4 @@
-//! The agent's socket: other processes of the same user ask it to run a job, or how it stands.
+//! The agent's socket: other processes of the same user ask it to run a job, how it stands, to archive or fetch WAL.
 //!
 //! One request per connection, a line of JSON each way, on a socket that only this user can open.
 
@@ -14,9 +14,12 @@ use tokio::task::JoinHandle;
 use tokio_util::task::TaskTracker;
 
 use crate::app::App;
+use crate::app::agent::wal::WalService;
 use crate::catalog::history::{RecordedFailure, RunRecord};
 use crate::host::durable;
 use crate::model::failure::{Failure, FailureKind};
+use crate::model::wal::WalFile;
+use crate::ops::wal::push::Pushed;
 use crate::scheduler::{Command, JobStatus};
 
 /// How long to wait before requests are taken again after one could not be.
@@ -28,6 +31,8 @@ const ACCEPT_AGAIN: Duration = Duration::from_millis(500);
 pub(super) enum Request {
     Run { job: String },
     Status,
+    WalPush { path: PathBuf },
+    WalFetch { file: WalFile, place: PathBuf },
 }
 
 /// What it answers.
@@ -36,6 +41,8 @@ pub(super) enum Request {
 enum Reply {
     Run(Box<RunRecord>),
     Status(Vec<JobStatus>),
+    Pushed(Pushed),
+    Fetched(bool),
     Failed(RecordedFailure),
 }
 
@@ -47,6 +54,7 @@ pub(super) fn path(app: &App) -> PathBuf {
 pub(super) fn listen(
     app: &App,
     commands: mpsc::Sender<Command>,
+    wal: WalService,
     answers: TaskTracker,
 ) -> Result<JoinHandle<()>, Failure> {
     let path = path(app);
@@ -73,9 +81,9 @@ pub(super) fn listen(
                     continue;
                 }
             };
-            let commands = commands.clone();
+            let (commands, wal) = (commands.clone(), wal.clone());
             answers.spawn(async move {
-                if let Err(error) = answer(stream, commands).await {
+                if let Err(error) = answer(stream, commands, wal).await {
                     tracing::debug!(%error, "a request on the socket was not answered");
                 }
             });
@@ -89,12 +97,12 @@ pub(super) fn remove(app: &App) {
     }
 }
 
-async fn answer(stream: UnixStream, commands: mpsc::Sender<Command>) -> std::io::Result<()> {
+async fn answer(stream: UnixStream, commands: mpsc::Sender<Command>, wal: WalService) -> std::io::Result<()> {
     let (read, mut write) = stream.into_split();
     let mut line = String::new();
     BufReader::new(read).read_line(&mut line).await?;
     let reply = match serde_json::from_str(&line) {
-        Ok(request) => reply(request, &commands).await,
+        Ok(request) => reply(request, &commands, &wal).await,
         Err(error) => Reply::Failed((&Failure::new(FailureKind::Usage, "read a request").because(error)).into()),
     };
     let mut text = serde_json::to_vec(&reply)?;
@@ -103,9 +111,11 @@ async fn answer(stream: UnixStream, commands: mpsc::Sender<Command>) -> std::io:
     write.shutdown().await
 }
 
-async fn reply(request: Request, commands: &mpsc::Sender<Command>) -> Reply {
+async fn reply(request: Request, commands: &mpsc::Sender<Command>, wal: &WalService) -> Reply {
     let gone = || Reply::Failed((&Failure::new(FailureKind::Failed, "ask the agent: it is stopping")).into());
     match request {
+        Request::WalPush { path } => told(wal.push(&path).await, Reply::Pushed),
+        Request::WalFetch { file, place } => told(wal.fetch(file, &place).await, Reply::Fetched),
         Request::Run { job } => {
             let (answer, ended) = oneshot::channel();
             if commands.send(Command::Run { job, answer }).await.is_err() {
@@ -125,4 +135,8 @@ async fn reply(request: Request, commands: &mpsc::Sender<Command>) -> Reply {
             told.await.map_or_else(|_| gone(), Reply::Status)
         }
     }
+}
+
+fn told<T>(result: Result<T, Failure>, reply: impl FnOnce(T) -> Reply) -> Reply {
+    result.map_or_else(|failure| Reply::Failed((&failure).into()), reply)
 }

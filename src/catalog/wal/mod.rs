@@ -45,16 +45,6 @@ impl Repository {
         Ok(self.storage.delete(&names::record(file)?, None).await?)
     }
 
-    /// The stored bytes of `record`'s record as they lie there, for a copy into another repository.
-    pub async fn wal_record_bytes(&self, file: WalFile) -> Result<bytes::Bytes, CatalogError> {
-        self.read(&names::record(file)?).await
-    }
-
-    /// Puts a record that was read elsewhere. `is_exists` when there is a record already.
-    pub async fn copy_wal_record(&self, file: WalFile, bytes: bytes::Bytes) -> Result<(), CatalogError> {
-        Ok(self.write(&names::record(file)?, bytes.into()).await?)
-    }
-
     /// The timelines of which segments are stored, or were begun to be stored, ascending.
     pub async fn wal_timelines(&self) -> Result<Vec<Timeline>, CatalogError> {
         let folders = self.storage.folders_in(&names::folder()).await?;

@@ -142,6 +142,7 @@ mod tests {
             jobs: Vec::new(),
             repositories: Vec::new(),
             history_unreadable: Some("read it".into()),
+            wal: Vec::new(),
         };
         let lines = check(&Ok(nothing), now());
         assert_eq!(lines.iter().map(|line| line.status).collect::<Vec<_>>(), [Status::Fail, Status::Fail]);

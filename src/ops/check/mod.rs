@@ -9,6 +9,7 @@ mod keys;
 mod repositories;
 mod server;
 mod setup;
+mod wal;
 
 use std::path::PathBuf;
 
@@ -16,12 +17,14 @@ use chrono::TimeDelta;
 use serde::Serialize;
 
 use crate::catalog::Repository;
+use crate::host::Space;
 use crate::model::failure::Failure;
 use crate::model::outcome::{Finding, Outcome, Severity, Verdict};
 use crate::model::status::StatusModel;
 use crate::model::verb::Verb;
 use crate::ops::Setting;
 use crate::postgres::{ClientTools, Connection, DumpScope};
+use crate::steps::wal::{Local, Thresholds};
 
 pub use keys::{Encryption, Keys};
 
@@ -96,8 +99,23 @@ pub struct Doors {
     pub repositories: Vec<Door>,
     /// The configured keys.
     pub keys: Keys,
+    /// Archived WAL; absent where the plan archives none.
+    pub wal: Option<Wal>,
     /// What is protected now.
     pub status: Result<StatusModel, Failure>,
+}
+
+/// Archived WAL.
+#[derive(Debug)]
+pub struct Wal {
+    /// The repositories that take it.
+    pub repositories: Vec<Repository>,
+    /// What lies in the server's pg_wal, where this machine has it.
+    pub local: Option<Local>,
+    /// The room of its volume.
+    pub volume: Option<Space>,
+    /// When a backlog or a filling disk is told.
+    pub thresholds: Thresholds,
 }
 
 /// A job that dumps, or makes increments.
@@ -137,6 +155,7 @@ pub async fn run(doors: &Doors, setting: &Setting) -> Vec<CheckLine> {
         lines.extend(dumps::check(&doors.dumps, setting).await);
         setting.events.step("checking the repositories");
         lines.extend(repositories::check(doors, setting).await);
+        lines.extend(wal::check(doors, setting).await);
         lines.extend(jobs::check(&doors.status, setting.clock.now()));
         lines
     };

@@ -53,7 +53,7 @@ pub async fn fetch_file(
             .because(error)
             .hint("Run it as a user that may write there; look at the room that is left.")
     };
-    match fetch(file, system, doors, now, || Incoming::beside(place).map_err(failed)).await? {
+    match fetch(file, system, doors, now, |_| Incoming::beside(place).map_err(failed)).await? {
         Fetched::NotThere => Ok(Fetched::NotThere),
         Fetched::There(incoming) => {
             reach(FailPoint::WalFetched).and_then(|()| incoming.put()).map_err(failed)?;
@@ -69,7 +69,9 @@ pub async fn fetch_bytes(
     doors: &WalDoors,
     now: DateTime<Utc>,
 ) -> Result<Fetched<Vec<u8>>, Failure> {
-    fetch(file, system, doors, now, || Ok(Vec::new())).await
+    // No larger than a segment can be, whatever the record says.
+    let room = |record: &WalRecord| usize::try_from(record.content_size.min(1 << 30)).unwrap_or(0);
+    fetch(file, system, doors, now, |record| Ok(Vec::with_capacity(room(record)))).await
 }
 
 async fn fetch<S: Write + Send + 'static>(
@@ -77,7 +79,7 @@ async fn fetch<S: Write + Send + 'static>(
     system: Option<SystemId>,
     doors: &WalDoors,
     now: DateTime<Utc>,
-    sink: impl Fn() -> Result<S, Failure>,
+    sink: impl Fn(&WalRecord) -> Result<S, Failure>,
 ) -> Result<Fetched<S>, Failure> {
     let mut failures: Vec<Failure> = Vec::new();
     for repository in &doors.repositories {
@@ -86,7 +88,7 @@ async fn fetch<S: Write + Send + 'static>(
                 None => doors.require_ours(repository).await.map(|()| None),
                 Some(record) => {
                     require_system(&record, system, repository)?;
-                    read(repository, &record, doors.keys.as_ref(), sink()?).await.map(Some)
+                    read(repository, &record, doors.keys.as_ref(), sink(&record)?).await.map(Some)
                 }
             }
         };

@@ -3,10 +3,16 @@
 //! Storing is idempotent by content and never overwrites: the record is a create-only write, made last, and the file whose
 //! record stands is the file, whatever objects lie beside it. Writes nothing to the catalog's numbered log.
 
+mod archiving;
+mod copy;
 mod fetch;
 mod input;
 mod store;
+mod survey;
 
+pub use archiving::{Thresholds, findings as archiving_findings};
+pub use copy::copy;
 pub use fetch::{Fetched, WalDoors, fetch_bytes, fetch_file};
 pub use input::WalInput;
 pub use store::{Owner, Standing, StoreOptions, Verdicts, store};
+pub use survey::{GapState, Local, Missing, Survey, TimelineSurvey, survey, survey_findings};

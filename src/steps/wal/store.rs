@@ -315,7 +315,7 @@ impl Push<'_> {
 
 /// Uploads everything that `packing` gives to all of `repositories`, under `key`. Errors when the file could not be read
 /// or packed; what became of each upload is told for each.
-async fn upload(
+pub(super) async fn upload(
     mut packing: Packing,
     repositories: &[&Repository],
     key: &ObjectKey,

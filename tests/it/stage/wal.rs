@@ -7,8 +7,8 @@ use chrono::{DateTime, Utc};
 use dbagent::catalog::{Identity, Repository, Signer, Verifier};
 use dbagent::host::{Clock as _, SystemClock};
 use dbagent::model::wal::{SegmentName, SegmentSize, WalFile};
-use dbagent::pipeline::openpgp::{DecryptionKeys, KeyPair, Profile, Recipients};
-use dbagent::pipeline::openpgp::{generate_encryption_pair, generate_signing_key};
+use dbagent::pipeline::openpgp::{DecryptionKeys, KeyPair, Recipients};
+use dbagent::pipeline::openpgp::{Profile, generate_encryption_pair, generate_signing_key};
 use dbagent::postgres::control::DataDirectory;
 use dbagent::steps::scratch::{ScratchOptions, ScratchServer};
 use dbagent::steps::wal::{Owner, StoreOptions, WalDoors, WalInput};
@@ -43,7 +43,7 @@ impl WalSite {
         Self {
             server,
             files: tempfile::tempdir().unwrap(),
-            pair: generate_encryption_pair("test backup", now()).unwrap(),
+            pair: generate_encryption_pair("test backup", Profile::Gnupg, now()).unwrap(),
             signer: Signer::from_secret_key(&signing.secret, None, now()).unwrap(),
         }
     }

@@ -1,0 +1,64 @@
+//! WAL through the running agent: opened doors and files on their way, shared by all requests.
+
+use std::path::Path;
+use std::sync::{Arc, PoisonError};
+
+use crate::app::App;
+use crate::app::agent::Current;
+use crate::app::wal::system_of;
+use crate::model::failure::Failure;
+use crate::model::wal::WalFile;
+use crate::ops::wal::prefetch::Prefetcher;
+use crate::ops::wal::push::Pushed;
+use crate::ops::wal::ship::Shipper;
+use crate::steps::wal::Fetched;
+
+/// Threads of zstd's own for each file: several files at once are shipped side by side, one alone is to be fast.
+const HELPERS: u32 = 1;
+
+/// Archives and fetches for other processes. Cheap to clone.
+#[derive(Clone)]
+pub(super) struct WalService {
+    shipper: Shipper,
+    prefetcher: Prefetcher,
+}
+
+impl WalService {
+    /// Works with the configuration in force at the time of each opening of doors; limits are those of `app`.
+    pub(super) fn new(app: &App, current: Current) -> Self {
+        let of_now = |current: &Current| current.read().unwrap_or_else(PoisonError::into_inner).clone();
+        let for_push = current.clone();
+        let shipper = Shipper::new(
+            Arc::new(move || {
+                let app = of_now(&for_push);
+                Box::pin(async move { app.wal_push_doors(HELPERS).await })
+            }),
+            app.clock.clone(),
+            app.wal_parallel(),
+        );
+        let prefetcher = Prefetcher::new(
+            Arc::new(move || {
+                let app = of_now(&current);
+                Box::pin(async move { app.wal_fetch_doors().await })
+            }),
+            app.clock.clone(),
+            app.wal_parallel(),
+            app.loaded.config.wal.prefetch.into(),
+        );
+        Self { shipper, prefetcher }
+    }
+
+    pub(super) async fn push(&self, path: &Path) -> Result<Pushed, Failure> {
+        self.shipper.push(path).await
+    }
+
+    pub(super) async fn fetch(&self, file: WalFile, place: &Path) -> Result<bool, Failure> {
+        let fetched = self.prefetcher.fetch(file, place, system_of(place)?).await?;
+        Ok(fetched == Fetched::There(()))
+    }
+
+    /// Whether an archiver's file is on its way.
+    pub(super) fn is_busy(&self) -> bool {
+        self.shipper.is_busy()
+    }
+}

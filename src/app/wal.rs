@@ -1,0 +1,156 @@
+//! Opens the doors for archiving WAL and for giving it back: only what these need, because PostgreSQL waits.
+
+use std::num::NonZeroUsize;
+use std::path::{Path, PathBuf};
+use std::thread::available_parallelism;
+
+use crate::app::App;
+use crate::app::agent::{AgentClient, Answer};
+use crate::app::manual::again;
+use crate::config::Ack;
+use crate::host::Space;
+use crate::model::failure::{Failure, FailureKind};
+use crate::model::lsn::SystemId;
+use crate::model::verb::Verb;
+use crate::model::wal::WalFile;
+use crate::ops::check;
+use crate::ops::wal::push::{self, Doors, Pushed};
+use crate::ops::wal::sync;
+use crate::postgres::Connection;
+use crate::postgres::control::DataDirectory;
+use crate::steps::wal::{Fetched, Local, Owner, StoreOptions, Thresholds, WalDoors, fetch_file};
+pub use crate::steps::wal::{Survey, TimelineSurvey, survey_findings};
+
+/// More than this is not shipped at once unasked.
+const PARALLEL_UNASKED: usize = 4;
+
+impl App {
+    /// What a push works with. `helpers` are threads of zstd's own for each file.
+    pub async fn wal_push_doors(&self, helpers: u32) -> Result<Doors, Failure> {
+        self.wal_doors(helpers, self.loaded.config.wal.ack == Ack::Local).await
+    }
+
+    async fn wal_doors(&self, helpers: u32, local: bool) -> Result<Doors, Failure> {
+        let config = &self.loaded.config;
+        let (repositories, unopened) = self.try_wal_repositories(local).await?;
+        let options = StoreOptions {
+            level: config.wal.compression_level.into(),
+            helpers,
+            recipients: self.recipients()?,
+            owner: Owner::new(&config.cluster, &config.former_systems),
+        };
+        let data_directory = config.postgres.data_directory.as_ref().map(|path| path.to_path_buf());
+        Ok(Doors { repositories, unopened, options, data_directory })
+    }
+
+    /// What `wal-sync`, `wal list` and `wal verify` work with.
+    pub async fn wal_sync_doors(&self) -> Result<sync::Doors, Failure> {
+        let Doors { repositories, unopened, options, data_directory } = self.wal_doors(0, false).await?;
+        let wal = &self.loaded.config.wal;
+        let thresholds = Thresholds {
+            backlog: (wal.backlog_warning.bytes(), wal.backlog_critical.bytes()),
+            volume: (wal.volume_warning, wal.volume_critical),
+        };
+        let server = self.connection(Verb::WalSync, None);
+        let data_directory = match data_directory {
+            Some(directory) => Some(directory),
+            None => self.data_directory_of(&server).await,
+        };
+        Ok(sync::Doors { repositories, unopened, options, server, data_directory, thresholds })
+    }
+
+    /// The server's data directory, where the server tells it and this machine can read it.
+    async fn data_directory_of(&self, server: &Result<Connection, Failure>) -> Option<PathBuf> {
+        let directory = server.as_ref().ok()?.data_directory().await.ok()??;
+        directory.join("PG_VERSION").exists().then_some(directory)
+    }
+
+    /// Whether the plan has WAL archived.
+    pub(super) fn archives_wal(&self) -> bool {
+        let jobs = self.loaded.plan.iter().flat_map(|plan| plan.job.values());
+        jobs.into_iter().any(|job| job.enabled && job.verb == Verb::WalSync)
+    }
+
+    /// What lies in the server's pg_wal, where this machine has it.
+    pub(super) async fn local_wal(&self) -> Option<Local> {
+        self.wal_sync_doors().await.ok()?.local()
+    }
+
+    /// What `check` looks at; nothing where the plan archives no WAL.
+    pub(super) async fn wal_check(&self) -> Option<check::Wal> {
+        if !self.archives_wal() {
+            return None;
+        }
+        let doors = self.wal_sync_doors().await.ok()?;
+        let (local, thresholds) = (doors.local(), doors.thresholds);
+        let volume = doors.data_directory.as_ref().and_then(|path| Space::at(&path.join("pg_wal")).ok());
+        Some(check::Wal { repositories: doors.repositories, local, volume, thresholds })
+    }
+
+    /// What a fetch works with.
+    pub async fn wal_fetch_doors(&self) -> Result<WalDoors, Failure> {
+        let (repositories, unopened) = self.try_wal_repositories(false).await?;
+        let cluster = self.loaded.config.cluster.clone();
+        Ok(WalDoors { repositories, unopened, keys: self.decryption_keys()?, cluster })
+    }
+
+    /// Archives the file `path` (absolute), through the running agent if there is one.
+    pub async fn wal_push(&self, path: &Path) -> Result<Pushed, Failure> {
+        match self.ask_agent(|agent| agent.wal_push(path)).await {
+            Some(Answer::Pushed(pushed)) => Ok(pushed),
+            Some(Answer::Failed(failure)) => Err(again(failure.kind, failure.message, failure.hint)),
+            _ => self.wal_push_here(path).await,
+        }
+    }
+
+    /// Fetches `file` to `place` (absolute), through the running agent if there is one; false when it is proven not to be
+    /// archived.
+    pub async fn wal_fetch(&self, file: WalFile, place: &Path) -> Result<bool, Failure> {
+        match self.ask_agent(|agent| agent.wal_fetch(file, place)).await {
+            Some(Answer::Fetched(there)) => Ok(there),
+            Some(Answer::Failed(failure)) => Err(again(failure.kind, failure.message, failure.hint)),
+            _ => self.wal_fetch_here(file, place).await.map(|fetched| fetched == Fetched::There(())),
+        }
+    }
+
+    /// The agent's answer; nothing when none is running, or it may not be asked: the work is then done here.
+    async fn ask_agent<F: Future<Output = Option<Answer>>>(
+        &self,
+        ask: impl FnOnce(AgentClient) -> F,
+    ) -> Option<Answer> {
+        match AgentClient::connect(self).await {
+            Ok(agent) => ask(agent?).await,
+            Err(failure) => {
+                tracing::info!(error = failure.full_message(), "doing it here");
+                None
+            }
+        }
+    }
+
+    /// Archives the file `path` in this process.
+    pub async fn wal_push_here(&self, path: &Path) -> Result<Pushed, Failure> {
+        let doors = self.wal_push_doors(1).await?;
+        push::push(path, &doors, self.clock.as_ref()).await
+    }
+
+    /// Fetches `file` to `place` in this process.
+    pub async fn wal_fetch_here(&self, file: WalFile, place: &Path) -> Result<Fetched<()>, Failure> {
+        let doors = self.wal_fetch_doors().await?;
+        fetch_file(file, place, system_of(place)?, &doors, self.clock.now()).await
+    }
+
+    /// How many files the agent ships or fetches at once.
+    pub(super) fn wal_parallel(&self) -> usize {
+        let cores = available_parallelism().map_or(1, NonZeroUsize::get).min(PARALLEL_UNASKED);
+        self.loaded.config.wal.parallel.map_or(cores, usize::from).max(1)
+    }
+}
+
+/// Whose WAL belongs into `place`: that of the data directory whose pg_wal it is in; nobody knows for another place.
+pub(super) fn system_of(place: &Path) -> Result<Option<SystemId>, Failure> {
+    let directory = DataDirectory::of_wal_file(place).filter(|directory| directory.join("PG_VERSION").exists());
+    let Some(directory) = directory else { return Ok(None) };
+    let read = DataDirectory::read(&directory)
+        .map_err(|error| Failure::new(FailureKind::Failed, "tell which cluster recovers").because(error))?;
+    Ok(Some(read.system_identifier))
+}

@@ -1,0 +1,283 @@
+//! What all repositories hold of the WAL, timeline by timeline, and what of it is missing where.
+//!
+//! From listings and a look into pg_wal; no record of a segment is opened. A gap is judged for each repository: what
+//! another one has, or pg_wal still has, is late; what nobody has is lost.
+
+use std::collections::BTreeSet;
+use std::path::Path;
+
+use chrono::{DateTime, TimeDelta, Utc};
+use futures_util::future::join_all;
+use serde::Serialize;
+
+use crate::catalog::wal::{Coverage, Stored};
+use crate::catalog::{CatalogError, Repository};
+use crate::model::failure::{Failure, FailureKind, with_causes};
+use crate::model::lsn::Timeline;
+use crate::model::outcome::{Finding, Severity};
+use crate::model::timeline::TimelineTree;
+use crate::model::wal::{SegmentName, SegmentRange, SegmentRanges, SegmentSize};
+use crate::postgres::wal_files;
+
+/// Bytes without a record that are younger than this are taken to be on their way.
+const ON_ITS_WAY: TimeDelta = TimeDelta::minutes(10);
+
+/// Why a segment that should be stored is not.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum GapState {
+    /// It is on its way.
+    Uploading,
+    /// Another repository has it, or pg_wal still does.
+    Delayed,
+    /// Nobody has it.
+    Lost,
+}
+
+/// Segments that one repository lacks.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Missing {
+    /// The repository.
+    pub repository: String,
+    /// Which.
+    #[serde(flatten)]
+    pub range: SegmentRange,
+    /// Why.
+    pub state: GapState,
+}
+
+/// One timeline.
+#[derive(Clone, Debug)]
+pub struct TimelineSurvey {
+    /// The timeline.
+    pub timeline: Timeline,
+    /// What each repository that could be read holds of it.
+    pub held: Vec<(String, Coverage)>,
+    /// What should be there and is not, ascending for each repository.
+    pub missing: Vec<Missing>,
+}
+
+/// All of it.
+#[derive(Clone, Debug)]
+pub struct Survey {
+    /// The segments' size; absent when nothing is stored and there is no data directory.
+    pub size: Option<SegmentSize>,
+    /// Every timeline of which anything is stored, ascending.
+    pub timelines: Vec<TimelineSurvey>,
+    /// Where timelines come from.
+    pub tree: TimelineTree,
+    /// Repositories that could not be read, with the reason.
+    pub unread: Vec<(String, String)>,
+}
+
+/// Finished segments that lie in a pg_wal.
+#[derive(Clone, Debug)]
+pub struct Local {
+    size: SegmentSize,
+    finished: BTreeSet<SegmentName>,
+}
+
+impl Local {
+    /// What lies in the folder `pg_wal`, of segments of `size`.
+    pub fn read(pg_wal: &Path, size: SegmentSize) -> Result<Self, Failure> {
+        let finished = wal_files::finished(pg_wal).map_err(|error| {
+            Failure::new(FailureKind::Failed, format!("look into {}", pg_wal.display()))
+                .because(error)
+                .hint("Run it as a user that may read the data directory; postgres.data_directory names it.")
+        })?;
+        Ok(Self { size, finished: finished.into_iter().collect() })
+    }
+
+    /// Whether it has `segment`.
+    pub fn has(&self, segment: SegmentName) -> bool {
+        self.finished.contains(&segment)
+    }
+
+    fn last_of(&self, timeline: Timeline) -> Option<SegmentName> {
+        self.finished.iter().rev().find(|segment| segment.timeline() == timeline).copied()
+    }
+}
+
+/// Looks at all of `repositories`. One that cannot be read is told, and counts for nothing.
+pub async fn survey(repositories: &[Repository], local: Option<&Local>, now: DateTime<Utc>) -> Survey {
+    let mut survey = Survey { size: None, timelines: Vec::new(), tree: TimelineTree::default(), unread: Vec::new() };
+    let read = join_all(repositories.iter().map(|repository| read(repository, local, now))).await;
+    let mut held: Vec<(String, Coverage)> = Vec::new();
+    for (repository, read) in repositories.iter().zip(read) {
+        match read {
+            Ok((coverages, tree)) => {
+                held.extend(coverages.into_iter().map(|coverage| (repository.name.clone(), coverage)));
+                survey.merge(&repository.name, tree);
+            }
+            Err(error) => survey.unread.push((repository.name.clone(), with_causes(&error))),
+        }
+    }
+    survey.size = local.map(|local| local.size).or_else(|| held.first().map(|(_, coverage)| coverage.size));
+    let names: Vec<&str> = repositories.iter().map(|repository| repository.name.as_str()).collect();
+    let readable = |name: &&&str| !survey.unread.iter().any(|(unread, _)| unread == **name);
+    let names: Vec<&str> = names.iter().filter(readable).copied().collect();
+    let timelines: BTreeSet<Timeline> = held.iter().map(|(_, coverage)| coverage.timeline).collect();
+    for timeline in timelines {
+        let judge = Judge { held: &held, names: &names, local, tree: &survey.tree, timeline, now };
+        let missing = judge.missing();
+        let held = held.iter().filter(|(_, coverage)| coverage.timeline == timeline).cloned().collect();
+        survey.timelines.push(TimelineSurvey { timeline, held, missing });
+    }
+    survey
+}
+
+async fn read(
+    repository: &Repository,
+    local: Option<&Local>,
+    now: DateTime<Utc>,
+) -> Result<(Vec<Coverage>, TimelineTree), CatalogError> {
+    let mut coverages = Vec::new();
+    for timeline in repository.wal_timelines().await? {
+        let size = match local {
+            Some(local) => Some(local.size),
+            None => repository.wal_segment_size(timeline, now).await?,
+        };
+        if let Some(size) = size {
+            coverages.push(repository.wal_coverage(timeline, size).await?);
+        }
+    }
+    Ok((coverages, repository.wal_tree(now).await?))
+}
+
+impl Survey {
+    fn merge(&mut self, repository: &str, tree: TimelineTree) {
+        for history in tree.histories() {
+            if let Err(error) = self.tree.insert(history.clone()) {
+                self.unread.push((repository.to_owned(), error.to_string()));
+            }
+        }
+    }
+}
+
+/// What one timeline should have, and why it has not.
+struct Judge<'a> {
+    held: &'a [(String, Coverage)],
+    names: &'a [&'a str],
+    local: Option<&'a Local>,
+    tree: &'a TimelineTree,
+    timeline: Timeline,
+    now: DateTime<Utc>,
+}
+
+impl Judge<'_> {
+    fn missing(&self) -> Vec<Missing> {
+        let Some(size) = self.of_timeline().next().map(|(_, coverage)| coverage.size) else { return Vec::new() };
+        let mut missing = Vec::new();
+        for name in self.names {
+            let Some((first, last)) = self.expected(name, size) else { continue };
+            let own = self.of_timeline().find(|(other, _)| other == name).map(|(_, coverage)| coverage);
+            let lacks = lacking(own, first, last, self.timeline, size);
+            let states = lacks.into_iter().map(|segment| (segment, self.state(own, name, segment)));
+            missing.extend(in_ranges(name, states, size));
+        }
+        missing
+    }
+
+    fn of_timeline(&self) -> impl Iterator<Item = &(String, Coverage)> {
+        self.held.iter().filter(|(_, coverage)| coverage.timeline == self.timeline)
+    }
+
+    /// The numbers of the first and the last segment that the repository `name` should have. It may begin later than
+    /// others, because retention is its own; one that went on to later timelines needs nothing of this one.
+    fn expected(&self, name: &str, size: SegmentSize) -> Option<(u64, u64)> {
+        let firsts = |coverage: &Coverage| coverage.ranges.first().and_then(|range| range.first.number(size));
+        let own = self.of_timeline().find(|(other, _)| other == name).and_then(|(_, coverage)| firsts(coverage));
+        let later = |(other, coverage): &(String, Coverage)| {
+            other == name && coverage.timeline > self.timeline && !coverage.ranges.is_empty()
+        };
+        let first = match own {
+            Some(first) => first,
+            None if self.held.iter().any(later) => return None,
+            None => self.of_timeline().filter_map(|(_, coverage)| firsts(coverage)).min()?,
+        };
+        let stored = self.of_timeline().filter_map(|(_, coverage)| coverage.last()?.number(size));
+        // A child's first segment repeats the last of its parent, so that the parent is needed up to the one before.
+        let branches = self.tree.children(self.timeline).map(|(_, left_at)| size.number_at(left_at));
+        let branches = branches.filter_map(|number| number.checked_sub(1));
+        let here = self.local.and_then(|local| local.last_of(self.timeline)?.number(size));
+        let last = stored.chain(branches).chain(here).max()?;
+        (first <= last).then_some((first, last))
+    }
+
+    fn state(&self, own: Option<&Coverage>, name: &str, segment: SegmentName) -> GapState {
+        let young = |coverage: &Coverage| {
+            let begun = coverage.unrecorded.iter().map(|(_, begun)| *begun).max();
+            coverage.standing(segment) == Stored::Begun && begun.is_some_and(|begun| self.now - begun < ON_ITS_WAY)
+        };
+        let elsewhere = self.of_timeline().any(|(other, coverage)| other != name && coverage.holds(segment));
+        let here = self.local.is_some_and(|local| local.has(segment));
+        match (own.is_some_and(young), elsewhere || here) {
+            (true, _) => GapState::Uploading,
+            (false, true) => GapState::Delayed,
+            (false, false) => GapState::Lost,
+        }
+    }
+}
+
+/// The segments from number `first` to `last` that `own` does not hold.
+fn lacking(own: Option<&Coverage>, first: u64, last: u64, timeline: Timeline, size: SegmentSize) -> Vec<SegmentName> {
+    let names = (first..=last).map(|number| SegmentName::of_number(timeline, number, size));
+    names.filter(|segment| own.is_none_or(|coverage| !coverage.holds(*segment))).collect()
+}
+
+fn in_ranges(name: &str, states: impl Iterator<Item = (SegmentName, GapState)>, size: SegmentSize) -> Vec<Missing> {
+    let states: Vec<_> = states.collect();
+    let of = |state| {
+        let mut ranges = SegmentRanges::new(size);
+        states.iter().filter(|(_, other)| *other == state).for_each(|(segment, _)| ranges.push(*segment));
+        ranges.finish().into_iter().map(move |range| Missing { repository: name.to_owned(), range, state })
+    };
+    let mut missing: Vec<_> = of(GapState::Uploading).chain(of(GapState::Delayed)).chain(of(GapState::Lost)).collect();
+    missing.sort_by_key(|missing| missing.range.first);
+    missing
+}
+
+/// What a survey says that somebody should look at.
+pub fn survey_findings(found: &Survey) -> Vec<Finding> {
+    let missing = found.timelines.iter().flat_map(|timeline| &timeline.missing);
+    let mut findings: Vec<Finding> = missing.filter_map(|missing| gap(missing, found.size)).collect();
+    for timeline in &found.timelines {
+        for (repository, coverage) in timeline.held.iter().filter(|(_, coverage)| !coverage.without_bytes.is_empty()) {
+            let message = format!(
+                "{} files of timeline {} are recorded in repository {repository} and their bytes are gone, the first {}",
+                coverage.without_bytes.len(),
+                timeline.timeline.0,
+                coverage.without_bytes[0]
+            );
+            let remedy = "find out who deleted them; `dbagent wal sync` stores anew what pg_wal still has";
+            findings.push(Finding::new(Severity::Critical, "wal-bytes-missing", message).remedy(remedy));
+        }
+    }
+    findings.extend(found.unread.iter().map(|(repository, why)| {
+        let message = format!("the WAL in repository {repository} cannot be read: {why}");
+        Finding::new(Severity::Critical, "wal-repository", message)
+    }));
+    findings
+}
+
+fn gap(missing: &Missing, size: Option<SegmentSize>) -> Option<Finding> {
+    let Missing { repository, range, state } = missing;
+    let count = size.map_or(0, |size| range.count(size));
+    let which = format!("{count} segments from {} to {}", range.first, range.last);
+    match state {
+        GapState::Uploading => None,
+        GapState::Delayed => {
+            let message = format!("{which} are not in repository {repository} yet");
+            Some(
+                Finding::new(Severity::Warning, "wal-delayed", message).remedy("`dbagent wal sync` carries them there"),
+            )
+        }
+        GapState::Lost => {
+            let message = format!(
+                "{which} are lost: neither repository {repository} nor any other place has them, and no recovery gets past them"
+            );
+            let remedy = "make a new base backup now: `dbagent job run base`; recovery works from it on";
+            Some(Finding::new(Severity::Critical, "wal-gap", message).remedy(remedy))
+        }
+    }
+}
