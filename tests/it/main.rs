@@ -64,3 +64,4 @@ mod wal_agent;
 mod wal_archiver;
 mod wal_store;
 mod wal_sync;
+mod wal_syscalls;

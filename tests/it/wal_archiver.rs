@@ -177,8 +177,12 @@ impl Archive {
         self.server.sql("SELECT failed_count FROM pg_stat_archiver").unwrap().parse().unwrap()
     }
 
+    pub fn owner(&self) -> Option<(u32, u32)> {
+        self.owner
+    }
+
     pub fn objects_of(&self, segment: SegmentName) -> usize {
-        self.stored().iter().filter(|path| path.contains(&segment.to_string())).count()
+        self.stored().iter().filter(|path| path.contains(&format!("/{segment}"))).count()
     }
 
     pub fn fetch(&self, name: impl ToString) -> (Option<i32>, PathBuf) {
@@ -301,7 +305,10 @@ fn f02_killed_anywhere_the_archiver_goes_on_and_exactly_one_copy_counts() {
             log.display(),
             point.name()
         );
-        archive.script("push", &["wal", "push", "$1"], &once);
+        // The archiver itself would die of the signal and come back a minute later.
+        let (binary, config) = (env!("CARGO_BIN_EXE_dbagent"), archive.root().join("dbagent.toml"));
+        let text = format!("{once}\n'{binary}' --config '{}' wal push \"$1\" || exit 1\n", config.display());
+        archive.write(&archive.server.directory().join("push.sh"), text);
         let segment = archive.segment();
         archive.wait("the fault fires", || log.exists());
         archive.wait_archived(segment);

@@ -1,6 +1,7 @@
 //! Archived WAL: stored once, never overwritten, checked before and after, and "not there" only when proven.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use dbagent::catalog::Repository;
@@ -321,4 +322,45 @@ async fn f59_histories_partials_and_notes_have_their_own_keys() {
     assert_eq!(failure.kind, FailureKind::RefusedForSafety);
     std::fs::write(&history, "nonsense").unwrap();
     assert!(site.check(&history).is_err());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn f02_expiry_clears_what_dead_pushes_left_and_nothing_that_a_record_names() {
+    let site = WalSite::new();
+    let repository = site.repository("local", memory()).await;
+    let segments = site.segments(2);
+    let plain = names::object(file(segments[0]), true, None).unwrap();
+    let junk = || Bytes::from_static(b"half of something");
+    repository.storage.put(&plain, junk(), &PutOptions::default()).await.unwrap();
+    let options = |grace| dbagent::ops::expire::Options { policies: Default::default(), grace };
+    let setting = crate::wal_sync::setting();
+    let expire = async |grace| {
+        let repositories = std::slice::from_ref(&repository);
+        dbagent::ops::expire::run(repositories, &options(grace), &setting).await.unwrap();
+        keys(&repository).await
+    };
+    assert_eq!(expire(Duration::from_secs(3600)).await, [plain.to_string()], "it may be on its way");
+    assert_eq!(expire(Duration::ZERO).await, Vec::<String>::new());
+    for segment in &segments {
+        push(&site, &repository, &site.input(*segment)).await.unwrap();
+    }
+    let whole = keys(&repository).await;
+    let aside = names::object(file(segments[1]), true, Some(0xdead_beef)).unwrap();
+    repository.storage.put(&aside, junk(), &PutOptions::default()).await.unwrap();
+    let foreign = "wal/00000001/readme.txt".parse().unwrap();
+    repository.storage.put(&foreign, junk(), &PutOptions::default()).await.unwrap();
+    let left = expire(Duration::ZERO).await;
+    let ours: Vec<_> = left.iter().filter(|key| *key != foreign.as_str()).cloned().collect();
+    assert_eq!((ours, left.len()), (whole.clone(), whole.len() + 1));
+    let record = repository.wal_record(file(segments[0]), now()).await.unwrap().unwrap();
+    repository
+        .storage
+        .put(&names::object(file(segments[0]), true, Some(1)).unwrap(), junk(), &PutOptions::default())
+        .await
+        .unwrap();
+    repository.storage.delete(&record.object, None).await.unwrap();
+    assert!(
+        expire(Duration::ZERO).await.iter().any(|key| key.contains("-00000001")),
+        "the only bytes of a recorded file stay"
+    );
 }

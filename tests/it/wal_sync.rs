@@ -22,7 +22,7 @@ use crate::stage::s3::S3Server;
 use crate::stage::wal::{WalSite, file, now};
 use crate::wal_archiver::{Archive, code};
 
-fn setting() -> Setting {
+pub fn setting() -> Setting {
     let clock = Arc::new(SystemClock::new());
     Setting { run: RunId::new(now()), clock, events: Events::nowhere(), stop: CancellationToken::new() }
 }

@@ -5,9 +5,11 @@
 //! the bytes and what they are. Moving the bytes themselves is `steps::wal`.
 
 mod coverage;
+mod leftovers;
 mod record;
 
 pub use coverage::{Coverage, Stored};
+pub use leftovers::WalLeftovers;
 pub use record::WalRecord;
 
 use chrono::{DateTime, Utc};

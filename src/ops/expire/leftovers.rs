@@ -19,7 +19,7 @@ use crate::storage;
 pub struct Leftovers {
     /// Uploads begun and not finished.
     pub uploads: Vec<storage::Unfinished>,
-    /// Objects of artifacts that were never committed, or are buried.
+    /// Objects of artifacts that were never committed, or are buried, and of WAL that was never recorded.
     pub orphans: Vec<ObjectKey>,
     /// Commits without manifest.
     pub commits: Vec<Unfinished>,
@@ -52,6 +52,9 @@ impl Leftovers {
         found.leases = repository.leases(now).await?.over;
         found.half_buried = inventory.half_buried.clone();
         found.find_orphans(repository, inventory, since).await?;
+        let wal = repository.wal_leftovers(since, now).await?;
+        found.orphans.extend(wal.objects);
+        found.foreign.extend(wal.foreign);
         Ok(found)
     }
 
