@@ -7,6 +7,7 @@ pub mod agent;
 pub mod demo;
 mod health;
 pub mod init;
+pub mod install;
 pub mod keys;
 pub mod manual;
 pub mod policies;

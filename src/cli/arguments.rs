@@ -60,7 +60,7 @@ pub enum Color {
 pub enum Command {
     /// A guided tour on a throw-away PostgreSQL and a local repository, for real, in about a minute
     Demo(Demo),
-    /// Write dbagent.toml, make the keys, print the next steps
+    /// Write dbagent.toml, make the keys, print the next steps; with --install-sql, install what the agent owns in a database
     Init(Init),
     /// Run the agent: the scheduler, until it is told to stop
     Run,
@@ -119,7 +119,19 @@ pub struct Init {
     /// The form of encrypted messages; every recipient's certificate must advertise it
     #[arg(long, value_enum, default_value = "gnupg")]
     pub profile: KeyProfile,
-    /// Do not ask, take the defaults
+    /// Install the agent's functions and roles in the configured database; asks first
+    #[arg(long, conflicts_with_all = ["directory", "recipient"])]
+    pub install_sql: bool,
+    /// Who installs them: the URL of an administrator's login (PG* variables and the passfile count) [default: the agent's]
+    #[arg(long, value_name = "URL", requires = "install_sql")]
+    pub admin_url: Option<String>,
+    /// The database to install them in [default: that of the connection]
+    #[arg(long, value_name = "NAME", requires = "install_sql")]
+    pub database: Option<String>,
+    /// Show what would be installed and do nothing
+    #[arg(long, requires = "install_sql")]
+    pub plan: bool,
+    /// Do not ask; without --install-sql, take the defaults
     #[arg(long)]
     pub yes: bool,
 }

@@ -1,11 +1,15 @@
 //! `dbagent init`: asks the few questions on a terminal, takes the defaults elsewhere, and says what to do next.
+//!
+//! With `--install-sql` it shows what the agent would own in a database, asks, and installs it.
 
 use std::io::{self, BufRead as _, IsTerminal as _};
 
+use crate::app::App;
 use crate::app::init::{self, Answers, Initialized, Options};
-use crate::cli::Code;
-use crate::cli::arguments::{Init, KeyProfile};
+use crate::app::install::SqlPlan;
+use crate::cli::arguments::{Consent, Init, KeyProfile};
 use crate::cli::output::Output;
+use crate::cli::{Code, prompt};
 use crate::config::Profile;
 use crate::model::failure::{Failure, FailureKind};
 
@@ -31,6 +35,34 @@ pub fn run(arguments: &Init, output: &Output) -> Result<Code, Failure> {
     let made = init::run_now(&options)?;
     output.result(&made, || next_steps(&made));
     Ok(0)
+}
+
+/// Shows what `--install-sql` would do, asks, and does it.
+pub async fn install_sql(app: &App, arguments: &Init, output: &Output) -> Result<Code, Failure> {
+    let installer = app.sql_installer(arguments.admin_url.as_deref(), arguments.database.as_deref())?;
+    let plan = installer.plan().await?;
+    if arguments.plan || plan.is_empty() {
+        output.result(&plan, || told(&plan, "would be"));
+        return Ok(0);
+    }
+    output.talk(&told(&plan, "will be"));
+    let consent = Consent { plan: false, yes: arguments.yes };
+    prompt::require_consent(&consent, "install this SQL", &plan.database)?;
+    let done = installer.install().await?;
+    output.result(&done, || told(&done, "was"));
+    Ok(0)
+}
+
+fn told(plan: &SqlPlan, tense: &str) -> String {
+    let SqlPlan { database, login, migrations, .. } = plan;
+    if plan.is_empty() {
+        return format!("In the database {database} everything is installed that this version needs.");
+    }
+    let mut text = format!("In the database {database}, by {login}, this {tense} installed:");
+    for migration in migrations {
+        text.push_str(&format!("\n  sql/schema/{migration}.sql"));
+    }
+    text
 }
 
 /// Replaces `answer` by what is typed; an empty line, or the end of input, keeps it.

@@ -83,7 +83,7 @@ fn carry_out(arguments: Arguments, output: &Output) -> Result<Code, Failure> {
         }
         Command::Man { directory } => return config::manual(directory, output),
         Command::Config(command) => return config::run(command, &arguments.global, output),
-        Command::Init(command) => return init::run(command, output),
+        Command::Init(command) if !command.install_sql => return init::run(command, output),
         _ => {}
     }
     let runtime = tokio::runtime::Builder::new_multi_thread()
@@ -102,6 +102,7 @@ async fn carry_out_async(arguments: Arguments, output: &Output) -> Result<Code, 
     let global = &arguments.global;
     match &arguments.command {
         Command::Demo(command) => demo::run(command, output).await,
+        Command::Init(command) => init::install_sql(&load(global)?, command, output).await,
         Command::Run => run::run(load(global)?).await,
         Command::Status => status::run(&load(global)?, output).await,
         Command::Check(command) => check::run(&load(global)?, command, output).await,
@@ -112,7 +113,7 @@ async fn carry_out_async(arguments: Arguments, output: &Output) -> Result<Code, 
         Command::Expire(command) => expire::run(&load(global)?, command, output).await,
         Command::Wal(command) => wal::run(&load(global)?, command, output).await,
         Command::Healthcheck => run::healthcheck(&load(global)?, output).await,
-        Command::Completions { .. } | Command::Man { .. } | Command::Config(_) | Command::Init(_) => Ok(0),
+        Command::Completions { .. } | Command::Man { .. } | Command::Config(_) => Ok(0),
     }
 }
 

@@ -22,6 +22,7 @@ mod passfile;
 pub mod pg_dump;
 pub mod pg_restore;
 pub mod request;
+pub mod schema;
 mod server;
 pub mod tables;
 mod tls;

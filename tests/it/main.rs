@@ -52,6 +52,7 @@ mod schedule;
 mod scheduler;
 mod scheduler_history;
 mod scheduler_stage;
+mod schema;
 mod scratch;
 mod status;
 mod storage_conformance;
