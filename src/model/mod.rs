@@ -16,6 +16,7 @@ pub mod lineage;
 pub mod lsn;
 pub mod manifest;
 pub mod outcome;
+pub mod partition;
 pub mod retention;
 pub mod schedule;
 pub mod size;

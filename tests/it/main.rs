@@ -41,6 +41,7 @@ mod increment_workload;
 mod init;
 mod leadership;
 mod ownership;
+mod partition_plan;
 mod pipeline_archive;
 mod pipeline_openpgp;
 mod pipeline_store;
