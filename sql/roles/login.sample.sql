@@ -10,6 +10,7 @@ ALTER ROLE dbagent SET search_path = '';
 ALTER ROLE dbagent SET default_transaction_read_only = on;   -- off when the agent also maintains partitions or purges
 ALTER ROLE dbagent SET lock_timeout = '10s';
 GRANT dbagent_dump, dbagent_mon TO dbagent;
+-- GRANT dbagent_part TO dbagent;          -- after `dbagent init --install-sql`; the agent's sessions for it write
 
 CREATE ROLE consulting_tool LOGIN NOSUPERUSER NOCREATEDB NOCREATEROLE NOREPLICATION NOBYPASSRLS CONNECTION LIMIT 100;
 ALTER ROLE consulting_tool SET search_path = 'public';

@@ -43,6 +43,7 @@ impl App {
             server,
             tools,
             dumps: self.rehearsals(),
+            partitions: self.partition_checks(),
             repositories: self.repository_doors(opened),
             keys: self.keys(),
             wal: self.wal_check().await,
@@ -120,6 +121,15 @@ impl App {
             },
         };
         dumps.map(rehearsal).collect()
+    }
+
+    /// The plan's partition rules, where a job of it maintains them.
+    fn partition_checks(&self) -> Option<check::Partitions> {
+        let (_, job) = self.partition_job().ok().filter(|(_, job)| job.enabled)?;
+        let rules = self.partition_rules().ok().filter(|rules| !rules.is_empty())?;
+        let database = job.database.as_deref();
+        let (connection, reader) = (self.connection(Verb::Partition, database), self.connection(Verb::Dump, database));
+        Some(check::Partitions { connection, reader, rules })
     }
 
     fn repository_doors(&self, opened: Opened) -> Vec<check::Door> {

@@ -10,6 +10,7 @@ pub mod init;
 pub mod install;
 pub mod keys;
 pub mod manual;
+mod partitions;
 pub mod policies;
 mod postgres;
 mod repositories;

@@ -10,7 +10,7 @@ use crate::model::failure::{Failure, FailureKind};
 use crate::model::outcome::Outcome;
 use crate::model::span::Span;
 use crate::model::verb::Verb;
-use crate::ops::{Setting, check, dump, expire, increment, restore, wal};
+use crate::ops::{Setting, check, dump, expire, increment, partition, restore, wal};
 use crate::pipeline::deflate::Level;
 
 /// Longest silence of pg_dump unless the job says otherwise.
@@ -52,6 +52,10 @@ impl App {
                 expire::note_unopened(&mut outcome, unopened);
                 Ok(outcome)
             }
+            Verb::Partition => {
+                let (options, doors) = (self.partition_options(name, job, false)?, self.partition_doors(job).await?);
+                partition::run(&options, &doors, setting).await
+            }
             Verb::Check => Ok(check::outcome(&self.check(setting).await)),
             verb => Err(not_built(name, verb)),
         }
@@ -73,7 +77,7 @@ impl App {
         Ok(dump::Doors { connection, tools, repositories, unopened, recipients: self.recipients()? })
     }
 
-    fn dump_options(&self, name: &str, job: &Job) -> Result<dump::Options, Failure> {
+    pub(in crate::app) fn dump_options(&self, name: &str, job: &Job) -> Result<dump::Options, Failure> {
         let config = &self.loaded.config;
         let storage_class = config.repository.iter().filter_map(|(repository, settings)| {
             let class = job.storage_class_in(repository).or(settings.storage_class.as_deref());

@@ -83,6 +83,8 @@ pub enum Command {
     /// Archived WAL: push and fetch for PostgreSQL; list, sync, verify
     #[command(subcommand)]
     Wal(Wal),
+    /// Monthly partitions: the calendar, what would be done, doing it
+    Partition(Partition),
     /// The configuration: show it merged, check it, print an example or its schema
     #[command(subcommand)]
     Config(Config),
@@ -317,6 +319,22 @@ pub enum Wal {
     List,
     /// Carry, then read every stored byte back and check it against its signed record
     Verify,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Partition {
+    /// The calendar: months by table
+    List,
+    /// What would be made, archived and dropped, and why
+    Plan,
+    /// Make the months ahead; archive and drop those past retention
+    Maintain {
+        /// Leave detached partitions as tables
+        #[arg(long)]
+        keep_detached: bool,
+        #[command(flatten)]
+        consent: Consent,
+    },
 }
 
 #[derive(Debug, Subcommand)]

@@ -54,13 +54,16 @@ pub async fn install_sql(app: &App, arguments: &Init, output: &Output) -> Result
 }
 
 fn told(plan: &SqlPlan, tense: &str) -> String {
-    let SqlPlan { database, login, migrations, .. } = plan;
+    let SqlPlan { database, login, migrations, tables } = plan;
     if plan.is_empty() {
         return format!("In the database {database} everything is installed that this version needs.");
     }
-    let mut text = format!("In the database {database}, by {login}, this {tense} installed:");
+    let mut text = format!("In the database {database}, by {login}, this {tense} installed and changed:");
     for migration in migrations {
         text.push_str(&format!("\n  sql/schema/{migration}.sql"));
+    }
+    for change in tables {
+        text.push_str(&format!("\n  {change}"));
     }
     text
 }
@@ -100,8 +103,9 @@ fn next_steps(made: &Initialized) -> String {
     }
     text.push_str(&format!(
         "\nNext:\n  dbagent --config {configuration} check          is everything in place\n  dbagent --config \
-         {configuration} job run full   the first backup, now\n  dbagent --config {configuration} run            the \
-         agent, by the plan\n"
+         {configuration} job run full   the first backup, now\n  dbagent --config {configuration} init --install-sql \
+         --admin-url postgres://postgres@…\n                 what partitions need in the database, by an administrator\n  \
+         dbagent --config {configuration} run            the agent, by the plan\n"
     ));
     text
 }

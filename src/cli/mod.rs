@@ -12,6 +12,7 @@ mod expire;
 mod init;
 mod job;
 mod output;
+mod partition;
 mod plan;
 mod progress;
 mod prompt;
@@ -112,6 +113,7 @@ async fn carry_out_async(arguments: Arguments, output: &Output) -> Result<Code, 
         Command::Restore(command) => restore::run(&load(global)?, command, output).await,
         Command::Expire(command) => expire::run(&load(global)?, command, output).await,
         Command::Wal(command) => wal::run(&load(global)?, command, output).await,
+        Command::Partition(command) => partition::run(&load(global)?, command, output).await,
         Command::Healthcheck => run::healthcheck(&load(global)?, output).await,
         Command::Completions { .. } | Command::Man { .. } | Command::Config(_) => Ok(0),
     }

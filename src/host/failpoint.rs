@@ -57,11 +57,21 @@ pub enum FailPoint {
     WalRecordPut,
     /// A fetched WAL file is whole beside its place.
     WalFetched,
+    /// A partition is made.
+    PartitionMade,
+    /// A partition past its retention is archived; nothing is recorded.
+    PartitionArchived,
+    /// The archive is recorded in the database.
+    PartitionRecorded,
+    /// The partition is detached; it is still there.
+    PartitionDetached,
+    /// The partition is dropped.
+    PartitionDropped,
 }
 
 impl FailPoint {
     /// Every point, in the order of a run.
-    pub const ALL: [Self; 23] = [
+    pub const ALL: [Self; 28] = [
         Self::DumpSnapshot,
         Self::DumpSpawned,
         Self::DumpFirstByte,
@@ -85,6 +95,11 @@ impl FailPoint {
         Self::WalObjectPut,
         Self::WalRecordPut,
         Self::WalFetched,
+        Self::PartitionMade,
+        Self::PartitionArchived,
+        Self::PartitionRecorded,
+        Self::PartitionDetached,
+        Self::PartitionDropped,
     ];
 
     /// The name it is armed by.
@@ -113,6 +128,11 @@ impl FailPoint {
             Self::WalObjectPut => "wal.object_put",
             Self::WalRecordPut => "wal.record_put",
             Self::WalFetched => "wal.fetched",
+            Self::PartitionMade => "partition.made",
+            Self::PartitionArchived => "partition.archived",
+            Self::PartitionRecorded => "partition.recorded",
+            Self::PartitionDetached => "partition.detached",
+            Self::PartitionDropped => "partition.dropped",
         }
     }
 }

@@ -8,6 +8,7 @@ pub mod check;
 pub mod dump;
 pub mod expire;
 pub mod increment;
+pub mod partition;
 pub mod restore;
 pub mod status;
 pub mod wal;

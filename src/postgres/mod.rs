@@ -18,6 +18,7 @@ mod failure;
 pub mod large_objects;
 pub mod leader;
 mod parameters;
+pub mod partitions;
 mod passfile;
 pub mod pg_dump;
 pub mod pg_restore;

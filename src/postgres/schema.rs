@@ -32,8 +32,32 @@ impl Migration {
 }
 
 /// Every migration, by number.
-pub const MIGRATIONS: &[Migration] =
-    &[Migration { number: 1, name: "001_agent_schema", text: include_str!("../../sql/schema/001_agent_schema.sql") }];
+pub const MIGRATIONS: &[Migration] = &[
+    Migration { number: 1, name: "001_agent_schema", text: include_str!("../../sql/schema/001_agent_schema.sql") },
+    Migration {
+        number: 10,
+        name: "010_partition_roles",
+        text: include_str!("../../sql/schema/010_partition_roles.sql"),
+    },
+    Migration {
+        number: 11,
+        name: "011_partition_tables",
+        text: include_str!("../../sql/schema/011_partition_tables.sql"),
+    },
+    Migration {
+        number: 12,
+        name: "012_partition_facts",
+        text: include_str!("../../sql/schema/012_partition_facts.sql"),
+    },
+    Migration { number: 13, name: "013_partition_form", text: include_str!("../../sql/schema/013_partition_form.sql") },
+    Migration { number: 14, name: "014_partition_make", text: include_str!("../../sql/schema/014_partition_make.sql") },
+    Migration { number: 15, name: "015_partition_drop", text: include_str!("../../sql/schema/015_partition_drop.sql") },
+    Migration {
+        number: 16,
+        name: "016_partition_register",
+        text: include_str!("../../sql/schema/016_partition_register.sql"),
+    },
+];
 
 /// The numbers that partitions need.
 pub const PARTITIONS: RangeInclusive<i32> = 1..=49;

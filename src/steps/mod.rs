@@ -7,6 +7,7 @@ pub mod bc003;
 pub mod bury;
 pub mod full_dump;
 pub mod load_dump;
+pub mod partitions;
 pub mod prove;
 pub mod read_back;
 pub mod replay;

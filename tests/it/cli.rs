@@ -28,7 +28,8 @@ impl Desk {
         Self::at(site, tables)
     }
 
-    fn at(site: Site, tables: &[&str]) -> Self {
+    /// A desk over this site.
+    pub fn at(site: Site, tables: &[&str]) -> Self {
         let root = site.root().to_owned();
         for (name, bytes) in [
             ("backup.asc", &site.pair.public),

@@ -41,6 +41,8 @@ mod increment_workload;
 mod init;
 mod leadership;
 mod ownership;
+mod partition;
+mod partition_faults;
 mod partition_plan;
 mod pipeline_archive;
 mod pipeline_openpgp;

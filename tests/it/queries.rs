@@ -3,6 +3,7 @@
 use std::fs;
 use std::path::Path;
 
+use dbagent::app::install::SqlInstaller;
 use dbagent::model::digest::TableSum;
 use dbagent::model::table::QualifiedTable;
 use dbagent::postgres::copy;
@@ -10,11 +11,12 @@ use dbagent::postgres::copy;
 use crate::stage::site::Site;
 
 /// Folders whose files hold one statement each; the others hold scripts, which the tests of their rooms run.
-const FOLDERS: [&str; 6] = ["server", "dump", "table", "check", "increment", "wal"];
+const FOLDERS: [&str; 7] = ["server", "dump", "table", "check", "increment", "wal", "partition"];
 
 #[tokio::test(flavor = "multi_thread")]
 async fn every_query_file_has_a_header_and_is_a_statement_that_postgresql_takes() {
     let site = Site::new();
+    SqlInstaller::new(site.connection(), Vec::new()).install().await.unwrap();
     let session = site.connection().connect().await.unwrap();
     let mut seen = 0;
     for folder in FOLDERS {

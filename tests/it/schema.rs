@@ -9,7 +9,7 @@ use crate::stage::site::Site;
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_installed_is_recorded_and_installed_once() {
     let site = Site::new();
-    let installer = SqlInstaller::new(site.connection());
+    let installer = SqlInstaller::new(site.connection(), Vec::new());
     let planned = installer.plan().await.unwrap();
     assert!(planned.migrations.contains(&"001_agent_schema"), "{planned:?}");
     assert_eq!(site.ask("SELECT to_regnamespace('dbagent') IS NULL"), "t", "a plan changed something");
@@ -24,7 +24,8 @@ async fn what_is_installed_is_recorded_and_installed_once() {
 #[tokio::test(flavor = "multi_thread")]
 async fn two_installers_at_once_install_once() {
     let site = Site::new();
-    let (one, two) = (SqlInstaller::new(site.connection()), SqlInstaller::new(site.connection()));
+    let (one, two) =
+        (SqlInstaller::new(site.connection(), Vec::new()), SqlInstaller::new(site.connection(), Vec::new()));
     let (one, two) = tokio::join!(one.install(), two.install());
     let installed = one.unwrap().migrations.len() + two.unwrap().migrations.len();
     assert_eq!(site.ask("SELECT count(*) FROM dbagent.migrations"), installed.to_string());
@@ -34,7 +35,7 @@ async fn two_installers_at_once_install_once() {
 async fn a_file_that_fails_leaves_nothing_and_a_changed_record_stops_everything() {
     let site = Site::new();
     site.ask("CREATE SCHEMA dbagent");
-    let installer = SqlInstaller::new(site.connection());
+    let installer = SqlInstaller::new(site.connection(), Vec::new());
     let failure = installer.install().await.unwrap_err();
     assert!(failure.full_message().contains("001_agent_schema"), "{}", failure.full_message());
     site.ask("DROP SCHEMA dbagent");

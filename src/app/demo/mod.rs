@@ -4,6 +4,7 @@
 //! Everything lies in temporary directories that are gone afterwards, whatever happens, unless they are to be kept.
 
 mod keep;
+mod months;
 mod stage;
 mod tour;
 

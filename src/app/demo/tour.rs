@@ -41,8 +41,8 @@ const LOCK_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// One tour.
 pub(super) struct Tour<'a> {
-    stage: &'a Stage,
-    guide: &'a Guide,
+    pub(super) stage: &'a Stage,
+    pub(super) guide: &'a Guide,
 }
 
 impl<'a> Tour<'a> {
@@ -58,6 +58,7 @@ impl<'a> Tour<'a> {
             self.claim("increment", self.increment()).await?,
             self.claim("table restored", self.restore_damaged_table()).await?,
             self.claim("flipped byte found", self.flip_a_byte()).await?,
+            self.claim("partitions", self.maintain_partitions()).await?,
         ])
     }
 
@@ -81,7 +82,7 @@ impl<'a> Tour<'a> {
     }
 
     /// Tells what a user would type for what is done next.
-    fn command(&self, command: &str) {
+    pub(super) fn command(&self, command: &str) {
         self.guide.events.note(format!("\n$ {command}"));
     }
 
@@ -203,7 +204,7 @@ impl<'a> Tour<'a> {
         ))
     }
 
-    fn setting(&self) -> Setting {
+    pub(super) fn setting(&self) -> Setting {
         self.stage.app.setting(self.guide.events.clone(), self.guide.stop.clone())
     }
 
@@ -221,7 +222,7 @@ impl<'a> Tour<'a> {
     }
 
     /// The repository and the manifest of the newest dump in it.
-    async fn latest(&self) -> Result<(Repository, Manifest), Failure> {
+    pub(super) async fn latest(&self) -> Result<(Repository, Manifest), Failure> {
         let nothing = || Failure::new(FailureKind::NothingMatches, "find the dump that was made");
         let repository = self.stage.app.repositories(None).await?.into_iter().next().ok_or_else(nothing)?;
         let inventory = Inventory::read(&repository, Unsigned::Refuse, self.guide.clock.now()).await?;
@@ -229,7 +230,7 @@ impl<'a> Tour<'a> {
         Ok((repository, artifact.manifest))
     }
 
-    async fn session(&self) -> Result<Session, Failure> {
+    pub(super) async fn session(&self) -> Result<Session, Failure> {
         Ok(copy::connect(&self.stage.app.connection(Verb::Dump, None)?, "UTF8").await?)
     }
 
@@ -251,7 +252,7 @@ fn name_of(table: &str) -> Result<TableName, Failure> {
     table.parse().map_err(|error| Failure::new(FailureKind::Usage, format!("name the table {table}")).because(error))
 }
 
-fn require(holds: bool, otherwise: impl FnOnce() -> String) -> Result<(), Failure> {
+pub(super) fn require(holds: bool, otherwise: impl FnOnce() -> String) -> Result<(), Failure> {
     if holds { Ok(()) } else { Err(Failure::new(FailureKind::Integrity, otherwise())) }
 }
 

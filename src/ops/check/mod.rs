@@ -6,6 +6,7 @@
 mod dumps;
 mod jobs;
 mod keys;
+mod partitions;
 mod repositories;
 mod server;
 mod setup;
@@ -27,6 +28,7 @@ use crate::postgres::{ClientTools, Connection, DumpScope};
 use crate::steps::wal::{Local, Thresholds};
 
 pub use keys::{Encryption, Keys};
+pub use partitions::Partitions;
 
 /// How far a clock may be from ours.
 const CLOCK_TOLERANCE: TimeDelta = TimeDelta::seconds(60);
@@ -95,6 +97,8 @@ pub struct Doors {
     pub tools: Result<ClientTools, Failure>,
     /// The plan's dump jobs.
     pub dumps: Vec<Dump>,
+    /// The plan's partition rules; absent where it has none.
+    pub partitions: Option<Partitions>,
     /// The configured repositories.
     pub repositories: Vec<Door>,
     /// The configured keys.
@@ -153,6 +157,7 @@ pub async fn run(doors: &Doors, setting: &Setting) -> Vec<CheckLine> {
         setting.events.step("checking the server");
         lines.extend(server::check(doors, setting).await);
         lines.extend(dumps::check(&doors.dumps, setting).await);
+        lines.extend(partitions::check(doors.partitions.as_ref(), setting).await);
         setting.events.step("checking the repositories");
         lines.extend(repositories::check(doors, setting).await);
         lines.extend(wal::check(doors, setting).await);

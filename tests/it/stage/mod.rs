@@ -15,6 +15,7 @@ pub mod standby;
 pub mod tls;
 pub(crate) mod uploads;
 pub mod wal;
+pub mod yard;
 
 /// Where files cost least: in memory where there is room, else where temporary files go.
 pub fn quick_place() -> std::path::PathBuf {
