@@ -84,6 +84,7 @@ pub enum Command {
     #[command(subcommand)]
     Wal(Wal),
     /// Monthly partitions: the calendar, what would be done, doing it
+    #[command(subcommand)]
     Partition(Partition),
     /// The configuration: show it merged, check it, print an example or its schema
     #[command(subcommand)]
@@ -332,6 +333,19 @@ pub enum Partition {
         /// Leave detached partitions as tables
         #[arg(long)]
         keep_detached: bool,
+        #[command(flatten)]
+        consent: Consent,
+    },
+    /// Turn a plain table into a partitioned one while it is in use; goes on where an earlier run stopped
+    Convert {
+        /// The table; the plan must have a partition rule for it
+        table: String,
+        /// Go back to the plain table, with every change made since; possible until --finish
+        #[arg(long, conflicts_with = "finish")]
+        undo: bool,
+        /// Drop the plain table, once more proven equal
+        #[arg(long)]
+        finish: bool,
         #[command(flatten)]
         consent: Consent,
     },

@@ -5,14 +5,15 @@ use std::collections::BTreeSet;
 use serde_json::{Value, json};
 
 use crate::app::App;
-use crate::cli::arguments::Partition;
+use crate::cli::arguments::{Consent, Partition};
 use crate::cli::job::{code_of, outcome_text};
 use crate::cli::output::{Output, Tone};
 use crate::cli::{Code, progress, prompt, signals, tables};
 use crate::model::failure::{Failure, FailureKind};
 use crate::model::partition::{Make, Month, Parent, Partition as Fact, Retire};
 use crate::model::size::ByteSize;
-use crate::ops::partition::{self, Surveyed};
+use crate::model::table::TableName;
+use crate::ops::partition::{self, ConvertPlan, Converter, Surveyed, TableRule};
 
 pub async fn run(app: &App, command: &Partition, output: &Output) -> Result<Code, Failure> {
     let (name, job) = app.partition_job()?;
@@ -20,13 +21,18 @@ pub async fn run(app: &App, command: &Partition, output: &Output) -> Result<Code
     let options = app.partition_options(name, job, keep_detached)?;
     let doors = app.partition_doors(job).await?;
     let setting = app.setting(progress::on_screen(output), signals::stop());
+    if let Partition::Convert { table, undo, finish, consent } = command {
+        let rule = find_rule(&options, table)?;
+        let converter = Converter::open(rule, &doors, &setting).await?;
+        return convert(&converter, (*undo, *finish), consent, output).await;
+    }
     let Some(surveyed) = partition::look(&options, &doors, &setting).await? else {
         output.result(&json!({"standby": true}), || "a standby: partitions are maintained on the primary".to_owned());
         return Ok(0);
     };
     match command {
         Partition::List => Ok(list(&surveyed, Month::of(app.clock.now()), output)),
-        Partition::Plan => Ok(plan(&surveyed, output)),
+        Partition::Plan | Partition::Convert { .. } => Ok(plan(&surveyed, output)),
         Partition::Maintain { consent, .. } if consent.plan => Ok(plan(&surveyed, output)),
         Partition::Maintain { consent, .. } => {
             let going: usize = surveyed.iter().map(|table| table.plan.retire.len()).sum();
@@ -40,6 +46,59 @@ pub async fn run(app: &App, command: &Partition, output: &Output) -> Result<Code
             Ok(code_of(&outcome))
         }
     }
+}
+
+fn find_rule<'a>(options: &'a partition::Options, table: &str) -> Result<&'a TableRule, Failure> {
+    let named: TableName = table
+        .parse()
+        .map_err(|error| Failure::new(FailureKind::Usage, format!("name the table {table}")).because(error))?;
+    let same = |rule: &&TableRule| {
+        let schemas = (&rule.name.schema, &named.schema);
+        rule.name.name == named.name && (schemas.0.is_none() || schemas.1.is_none() || schemas.0 == schemas.1)
+    };
+    options.rules.iter().find(same).ok_or_else(|| {
+        Failure::new(FailureKind::NothingMatches, format!("find a partition rule for {table} in the plan"))
+            .hint(format!("Add [partition.{table}] with its key to the plan, then run `dbagent init --install-sql`."))
+    })
+}
+
+async fn convert(
+    converter: &Converter<'_>,
+    (undo, finish): (bool, bool),
+    consent: &Consent,
+    output: &Output,
+) -> Result<Code, Failure> {
+    let plan = converter.plan().await?;
+    if consent.plan {
+        return Ok(show_conversion(&plan, output));
+    }
+    let what = match (undo, finish) {
+        (true, _) => "go back to the plain table",
+        (_, true) => "drop the plain table",
+        _ => "convert the table while it is in use",
+    };
+    prompt::require_consent(consent, what, &plan.table.name)?;
+    let outcome = match (undo, finish) {
+        (true, _) => converter.undo().await?,
+        (_, true) => converter.finish().await?,
+        _ => converter.convert().await?,
+    };
+    output.result(&json!({"outcome": outcome}), || outcome_text(&outcome, output));
+    Ok(code_of(&outcome))
+}
+
+fn show_conversion(plan: &ConvertPlan, output: &Output) -> Code {
+    let ConvertPlan { table, obstacles, phase, steps } = plan;
+    let phase = phase.map(|phase| format!("{phase:?}").to_lowercase());
+    let result = json!({"table": table.to_string(), "obstacles": obstacles, "phase": phase, "steps": steps});
+    output.result(&result, || {
+        let mut lines = vec![format!("{table}:")];
+        let obstacle = output.paint(Tone::Bad, "obstacle:");
+        lines.extend(obstacles.iter().map(|why| format!("  {obstacle} {why}")));
+        lines.extend(steps.iter().enumerate().map(|(at, step)| format!("  {}. {step}", at + 1)));
+        lines.join("\n")
+    });
+    if obstacles.is_empty() { 0 } else { FailureKind::RefusedForSafety.exit_code() }
 }
 
 /// Findings give the exit code that says so.

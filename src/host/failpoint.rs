@@ -67,11 +67,19 @@ pub enum FailPoint {
     PartitionDetached,
     /// The partition is dropped.
     PartitionDropped,
+    /// A table that is being converted is tracked; nothing is copied.
+    ConvertBegun,
+    /// A month of it is copied.
+    ConvertMonthCopied,
+    /// What was written meanwhile is applied.
+    ConvertCaughtUp,
+    /// The partitioned table has the name.
+    ConvertSwapped,
 }
 
 impl FailPoint {
     /// Every point, in the order of a run.
-    pub const ALL: [Self; 28] = [
+    pub const ALL: [Self; 32] = [
         Self::DumpSnapshot,
         Self::DumpSpawned,
         Self::DumpFirstByte,
@@ -100,6 +108,10 @@ impl FailPoint {
         Self::PartitionRecorded,
         Self::PartitionDetached,
         Self::PartitionDropped,
+        Self::ConvertBegun,
+        Self::ConvertMonthCopied,
+        Self::ConvertCaughtUp,
+        Self::ConvertSwapped,
     ];
 
     /// The name it is armed by.
@@ -133,6 +145,10 @@ impl FailPoint {
             Self::PartitionRecorded => "partition.recorded",
             Self::PartitionDetached => "partition.detached",
             Self::PartitionDropped => "partition.dropped",
+            Self::ConvertBegun => "convert.begun",
+            Self::ConvertMonthCopied => "convert.month_copied",
+            Self::ConvertCaughtUp => "convert.caught_up",
+            Self::ConvertSwapped => "convert.swapped",
         }
     }
 }

@@ -79,6 +79,12 @@ impl PostgresError {
         failure.because(error)
     }
 
+    /// Whether two rows would have had the same unique key.
+    pub fn is_unique_violation(&self) -> bool {
+        let driver = self.source.as_ref().and_then(|source| source.downcast_ref::<tokio_postgres::Error>());
+        driver.and_then(tokio_postgres::Error::code) == Some(&SqlState::UNIQUE_VIOLATION)
+    }
+
     /// The message followed by each cause, on one line.
     pub fn full_message(&self) -> String {
         with_causes(self)

@@ -57,6 +57,12 @@ pub const MIGRATIONS: &[Migration] = &[
         name: "016_partition_register",
         text: include_str!("../../sql/schema/016_partition_register.sql"),
     },
+    Migration {
+        number: 17,
+        name: "017_partition_convert",
+        text: include_str!("../../sql/schema/017_partition_convert.sql"),
+    },
+    Migration { number: 18, name: "018_partition_swap", text: include_str!("../../sql/schema/018_partition_swap.sql") },
 ];
 
 /// The numbers that partitions need.

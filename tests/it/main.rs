@@ -42,6 +42,7 @@ mod init;
 mod leadership;
 mod ownership;
 mod partition;
+mod partition_convert;
 mod partition_faults;
 mod partition_plan;
 mod pipeline_archive;

@@ -5,6 +5,7 @@
 //! stays. On a standby there is nothing to do.
 
 mod archive;
+mod convert;
 mod retire;
 
 use crate::host::failpoint::{FailPoint, pass};
@@ -17,8 +18,10 @@ use crate::postgres::{Connection, PostgresError, PostgresErrorKind, ServerFacts,
 use crate::steps::artifact;
 use crate::steps::partitions::{record_findings, survey};
 
+pub use crate::postgres::partitions::convert::Phase;
 pub use crate::steps::partitions::{Surveyed, TableRule};
 pub use archive::{Archives, Ready};
+pub use convert::{ConvertPlan, Converter};
 
 /// Tries for a lock before it is a finding.
 const ATTEMPTS: u32 = 5;

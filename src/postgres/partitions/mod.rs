@@ -5,6 +5,7 @@
 //! surprising thing: a session here is set to UTC and ISO dates, because PostgreSQL prints bounds in the session's zone.
 
 mod change;
+pub mod convert;
 mod facts;
 
 use crate::model::table::QualifiedTable;

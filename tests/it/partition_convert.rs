@@ -1,0 +1,299 @@
+//! A plain table becomes a partitioned one while it is written to, and back, and whatever kills the run loses nothing.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use dbagent::model::failure::{Failure, FailureKind};
+use dbagent::model::outcome::Outcome;
+use dbagent::ops::partition::{Converter, Phase, TableRule};
+use dbagent::postgres::Connection;
+use tokio::task::JoinHandle;
+
+use crate::stage::yard::Yard;
+
+/// Table `logs` with 20,000 rows of ten months, some of no month at all, and `mirror`, which the writer keeps equal.
+const LOGS: &str = "
+SET ROLE landlord;
+CREATE TABLE logs (id bigserial, at timestamp NOT NULL DEFAULT now(), who text CHECK (who <> ''), n int DEFAULT 0,
+    loud text GENERATED ALWAYS AS (upper(who)) STORED, CONSTRAINT logs_key PRIMARY KEY (id, at), UNIQUE (at, id, who)) WITH (fillfactor = 85);
+CREATE INDEX logs_who ON logs (who) WHERE n > 3;
+COMMENT ON TABLE logs IS 'what happened';
+CREATE FUNCTION shout() RETURNS trigger LANGUAGE plpgsql AS
+    $$BEGIN IF NEW.n = 0 THEN NEW.n := 1; END IF; RETURN NEW; END$$;
+INSERT INTO logs (at, who) SELECT now() - make_interval(days => g % 280), 'w' || g FROM generate_series(1, 20000) g;
+INSERT INTO logs (at, who) VALUES ('2099-01-01', 'far'), ('infinity', 'never'), ('1901-01-01', 'long ago');
+CREATE TRIGGER shout BEFORE INSERT ON logs FOR EACH ROW EXECUTE FUNCTION shout();
+ALTER TABLE logs ENABLE ALWAYS TRIGGER shout;
+GRANT SELECT, INSERT ON logs TO app;
+CREATE TABLE mirror AS SELECT * FROM logs; CREATE INDEX ON mirror (id);
+RESET ROLE;";
+
+const DIFFERENCE: &str =
+    "SELECT count(*) FROM ((TABLE logs EXCEPT ALL TABLE mirror) UNION ALL (TABLE mirror EXCEPT ALL TABLE logs)) d";
+
+async fn yard() -> (Yard, TableRule) {
+    let mut yard = Yard::new().await;
+    yard.ask(LOGS);
+    let plain = TableRule { name: "logs".parse().unwrap(), ..yard.rule.clone() };
+    let visits = std::mem::replace(&mut yard.rule, plain.clone());
+    yard.install().await;
+    yard.rule = visits;
+    (yard, plain)
+}
+
+async fn convert(yard: &Yard, rule: &TableRule) -> Result<Outcome, Failure> {
+    let (doors, setting) = (yard.doors(), yard.site.setting());
+    Converter::open(rule, &doors, &setting).await?.convert().await
+}
+
+async fn undo(yard: &Yard, rule: &TableRule) -> Result<Outcome, Failure> {
+    let (doors, setting) = (yard.doors(), yard.site.setting());
+    Converter::open(rule, &doors, &setting).await?.undo().await
+}
+
+async fn finish(yard: &Yard, rule: &TableRule) -> Result<Outcome, Failure> {
+    let (doors, setting) = (yard.doors(), yard.site.setting());
+    Converter::open(rule, &doors, &setting).await?.finish().await
+}
+
+/// What the writer does at its step number `k`: inserts, updates, rows that change their month, deletes. Where a row changes
+/// its partition PostgreSQL fires the triggers of INSERT, so only rows are moved that this trigger leaves alone.
+fn work(k: u64) -> String {
+    let id = k * 7919 % 20_000;
+    match k % 5 {
+        0 | 1 => format!(
+            "WITH new AS (INSERT INTO public.logs (at, who) VALUES (now() - make_interval(days => {}), 'writer') RETURNING *) \
+             INSERT INTO public.mirror SELECT * FROM new",
+            k % 300
+        ),
+        2 => {
+            format!("UPDATE public.logs SET n = {k} WHERE id = {id}; UPDATE public.mirror SET n = {k} WHERE id = {id}")
+        }
+        3 => format!(
+            "UPDATE public.logs SET at = at - interval '40 days' WHERE id = {id} AND n > 0; \
+             UPDATE public.mirror SET at = at - interval '40 days' WHERE id = {id} AND n > 0"
+        ),
+        _ => format!("DELETE FROM public.logs WHERE id = {id}; DELETE FROM public.mirror WHERE id = {id}"),
+    }
+}
+
+/// Writes until told to stop; gives how often, and the longest time one transaction took.
+fn writer(connection: Connection) -> (Arc<AtomicBool>, JoinHandle<(u64, Duration)>) {
+    let stop = Arc::new(AtomicBool::new(false));
+    let stopped = stop.clone();
+    let task = tokio::spawn(async move {
+        let session = connection.connect().await.unwrap();
+        let (mut k, mut longest) = (0, Duration::ZERO);
+        while !stopped.load(Ordering::SeqCst) {
+            let began = Instant::now();
+            session.batch(&work(k)).await.unwrap();
+            longest = longest.max(began.elapsed());
+            k += 1;
+        }
+        (k, longest)
+    });
+    (stop, task)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_table_is_converted_while_it_is_written_to_and_nobody_waits_long() {
+    let (yard, rule) = yard().await;
+    let (stop, task) = writer(yard.site.connection());
+    let outcome = convert(&yard, &rule).await.unwrap();
+    assert!(outcome.summary.contains("compared equal"), "{}", outcome.summary);
+    stop.store(true, Ordering::SeqCst);
+    let (writes, longest) = task.await.unwrap();
+    assert!(writes > 100, "only {writes} writes");
+    assert!(longest < rule.lock_timeout + Duration::from_secs(1), "a write took {longest:?}");
+    assert_eq!(yard.ask(DIFFERENCE), "0");
+    let form = yard.ask(
+        "SELECT relkind, obj_description(oid), pg_get_userbyid(relowner), has_table_privilege('app', oid, 'INSERT'), has_table_privilege('app', oid, 'DELETE'), \
+           (SELECT string_agg(indexrelid::regclass::text, ' ' ORDER BY indexrelid::regclass::text) FROM pg_index WHERE indrelid = c.oid), \
+           (SELECT string_agg(tgname || tgenabled::text, ' ') FROM pg_trigger WHERE tgrelid = c.oid AND tgname = 'shout'), \
+           (SELECT reltuples > 0 FROM pg_class WHERE oid = c.oid) \
+         FROM pg_class c WHERE oid = 'logs'::regclass",
+    );
+    assert_eq!(form, "p|what happened|landlord|t|f|logs_at_id_who_key logs_key logs_who|shoutA|t");
+    assert_eq!(yard.ask("SELECT count(*) FROM logs_default"), "3");
+    let options = "SELECT DISTINCT array_to_string(reloptions, ',') FROM pg_partition_tree('logs') t JOIN pg_class c ON c.oid = relid WHERE isleaf";
+    assert_eq!(yard.ask(options), "fillfactor=85");
+    // Once more proven, the plain table goes, and nothing of the conversion is left.
+    let outcome = finish(&yard, &rule).await.unwrap();
+    assert!(outcome.summary.contains("were equal"), "{}", outcome.summary);
+    let left = "SELECT count(*) FROM pg_class WHERE relname LIKE '%dbagent%' OR relname LIKE 'convert_journal%'";
+    assert_eq!(yard.ask(left), "0");
+    assert_eq!(yard.ask("SELECT count(*) FROM pg_proc WHERE proname LIKE 'convert_track_%'"), "0");
+    let inserted = "INSERT INTO logs (who) VALUES ('new') RETURNING (SELECT max(id) FROM logs) < id, n";
+    assert_eq!(yard.ask(inserted).lines().next().unwrap(), "t|1");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_conversion_can_be_taken_back_until_its_end_with_everything_written_since() {
+    let (yard, rule) = yard().await;
+    let plain = yard.ask("SELECT 'logs'::regclass::oid");
+    convert(&yard, &rule).await.unwrap();
+    assert_ne!(yard.ask("SELECT 'logs'::regclass::oid"), plain);
+    let (stop, task) = writer(yard.site.connection());
+    let outcome = undo(&yard, &rule).await.unwrap();
+    assert!(outcome.summary.contains("plain table again"), "{}", outcome.summary);
+    stop.store(true, Ordering::SeqCst);
+    let (writes, longest) = task.await.unwrap();
+    assert!(writes > 10 && longest < rule.lock_timeout + Duration::from_secs(1), "{writes} writes, {longest:?}");
+    assert_eq!((yard.ask("SELECT 'logs'::regclass::oid"), yard.ask(DIFFERENCE)), (plain, "0".into()));
+    let indexes = "SELECT string_agg(relname, ' ' ORDER BY relname) FROM pg_index JOIN pg_class c ON c.oid = indexrelid WHERE indrelid = 'logs'::regclass";
+    assert_eq!(yard.ask(indexes), "logs_at_id_who_key logs_key logs_who");
+    assert_eq!(yard.ask("SELECT tgenabled FROM pg_trigger WHERE tgrelid = 'logs'::regclass AND tgname = 'shout'"), "A");
+    assert_eq!(yard.ask("SELECT count(*) FROM dbagent.conversions"), "0");
+    yard.ask("INSERT INTO logs (who) VALUES ('new')");
+    // And forth again.
+    convert(&yard, &rule).await.unwrap();
+    finish(&yard, &rule).await.unwrap();
+    assert_eq!(undo(&yard, &rule).await.unwrap_err().kind, FailureKind::NothingMatches);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_stands_in_the_way_is_said_before_anything_starts() {
+    let (yard, rule) = yard().await;
+    let obstacles = [
+        ("ALTER TABLE logs DROP CONSTRAINT logs_key", "no primary key"),
+        ("ALTER TABLE logs DROP CONSTRAINT logs_key, ADD PRIMARY KEY (id)", "does not contain at"),
+        ("CREATE UNIQUE INDEX odd ON logs (who, id)", "odd does not contain at"),
+        (
+            "CREATE TABLE refers (id bigint, at timestamp, CONSTRAINT why FOREIGN KEY (id, at) REFERENCES logs)",
+            "the foreign key why of refers",
+        ),
+        ("CREATE VIEW seen AS SELECT * FROM logs", "the view or rule on seen"),
+        ("CREATE FUNCTION f() RETURNS bigint BEGIN ATOMIC SELECT count(*) FROM logs; END", "the function f()"),
+        ("ALTER TABLE logs ENABLE ROW LEVEL SECURITY", "row-level security"),
+        ("CREATE PUBLICATION p FOR TABLE logs", "publication p"),
+        ("CREATE PUBLICATION everything FOR ALL TABLES", "publishes all tables"),
+        ("CREATE TABLE child () INHERITS (logs)", "inherit"),
+        ("ALTER TABLE logs ADD COLUMN i int GENERATED ALWAYS AS IDENTITY", "identity column"),
+        ("ALTER TABLE logs ADD COLUMN c bigint REFERENCES customers", "refers to other tables"),
+        ("ALTER TABLE logs ALTER COLUMN at TYPE text", "of type date, timestamp"),
+        ("ALTER TABLE logs SET UNLOGGED", "no ordinary logged table"),
+    ];
+    let session = yard.site.connection().connect().await.unwrap();
+    let oid = "SELECT oid FROM pg_class WHERE relname = 'logs'";
+    for (statement, told) in obstacles {
+        session.batch(&format!("BEGIN; SET LOCAL search_path = public; {statement}")).await.unwrap();
+        let oid: u32 = session.client().query_one(oid, &[]).await.unwrap().get(0);
+        let query = include_str!("../../sql/partition/convert_obstacles.sql");
+        let rows = session.client().query(query, &[&oid, &"at"]).await.unwrap();
+        let said: Vec<String> = rows.iter().map(|row| row.get(0)).collect();
+        assert!(said.iter().any(|said| said.contains(told)), "{statement}: {said:?}");
+        session.batch("ROLLBACK").await.unwrap();
+    }
+    yard.ask("CREATE VIEW seen AS SELECT * FROM logs");
+    let before = yard.ask("SELECT count(*) FROM pg_class");
+    let refused = convert(&yard, &rule).await.unwrap_err();
+    assert_eq!(refused.kind, FailureKind::RefusedForSafety);
+    assert_eq!(yard.ask("SELECT count(*) FROM pg_class"), before);
+    let partitioned = convert(&yard, &yard.rule).await.unwrap_err();
+    assert!(partitioned.full_message().contains("it is partitioned already"), "{}", partitioned.full_message());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_conversion_that_cannot_get_its_lock_stays_where_it_is_and_goes_on() {
+    let (yard, mut rule) = yard().await;
+    rule.lock_timeout = Duration::from_millis(20);
+    let holder = yard.site.connection().connect().await.unwrap();
+    holder.batch("BEGIN; LOCK TABLE public.logs IN ROW EXCLUSIVE MODE").await.unwrap();
+    let refused = convert(&yard, &rule).await.unwrap_err();
+    assert!(refused.full_message().contains("begin the conversion"), "{}", refused.full_message());
+    assert_eq!(yard.ask("SELECT count(*) FROM dbagent.conversions"), "0");
+    holder.batch("COMMIT; BEGIN").await.unwrap();
+    // The second lock: it comes to the swap, and the table is in use again by then.
+    let (doors, setting) = (yard.doors(), yard.site.setting());
+    let converter = Converter::open(&rule, &doors, &setting).await.unwrap();
+    let hold = async {
+        while yard.ask("SELECT count(*) FROM dbagent.conversions") == "0" {
+            tokio::task::yield_now().await;
+        }
+        holder.batch("LOCK TABLE public.logs IN ACCESS SHARE MODE").await.unwrap();
+    };
+    let (refused, ()) = tokio::join!(converter.convert(), hold);
+    let refused = refused.unwrap_err();
+    assert!(refused.full_message().contains("give the name"), "{}", refused.full_message());
+    drop(converter);
+    holder.batch("COMMIT").await.unwrap();
+    yard.ask("DELETE FROM logs WHERE id < 50; DELETE FROM mirror WHERE id < 50");
+    let converter = Converter::open(&rule, &doors, &setting).await.unwrap();
+    assert_eq!(converter.plan().await.unwrap().phase, Some(Phase::Copying));
+    converter.convert().await.unwrap();
+    assert_eq!(
+        (yard.ask(DIFFERENCE).as_str(), yard.ask("SELECT relkind FROM pg_class WHERE relname = 'logs'").as_str()),
+        ("0", "p")
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn two_tables_that_differ_are_never_swapped() {
+    let (yard, rule) = yard().await;
+    let (doors, setting) = (yard.doors(), yard.site.setting());
+    let converter = Converter::open(&rule, &doors, &setting).await.unwrap();
+    let plain = yard.ask("SELECT 'logs'::regclass::oid");
+    // Somebody alters the copy behind the journal's back, as soon as it holds everything.
+    let meddle = async {
+        while yard.ask("SELECT count(*) FROM pg_class WHERE relname = 'logs_default'") == "0" {
+            tokio::task::yield_now().await;
+        }
+        yard.ask("DELETE FROM logs_default WHERE who = 'far'");
+    };
+    let (converted, ()) = tokio::join!(converter.convert(), meddle);
+    let failure = match converted {
+        Err(failure) => failure,
+        // The comparison was over before: then it is the last one that must find it.
+        Ok(_) => finish(&yard, &rule).await.unwrap_err(),
+    };
+    assert_eq!(failure.kind, FailureKind::Integrity, "{}", failure.full_message());
+    drop(converter);
+    if yard.ask("SELECT 'logs'::regclass::oid") == plain {
+        undo(&yard, &rule).await.unwrap();
+        assert_eq!(yard.ask(DIFFERENCE), "0");
+    }
+}
+
+#[cfg(feature = "failpoints")]
+#[tokio::test(flavor = "multi_thread")]
+async fn f05_a_conversion_killed_anywhere_is_gone_on_with() {
+    use std::os::unix::process::ExitStatusExt as _;
+
+    use crate::cli::Desk;
+
+    let (yard, _) = yard().await;
+    let desk = Desk::at(yard.site, &["customers"]);
+    let plan = "description = 'logs'\n[job.partitions]\nverb = 'partition'\n[partition.logs]\nkey = 'at'\nlock_timeout = '300 ms'\n";
+    std::fs::write(desk.site.root().join("plan.toml"), plan).unwrap();
+    desk.configure("[postgres.roles]\npartition = 'dbagent_part'\ndump = 'dbagent_dump'\n");
+    let log = desk.site.root().join("fired");
+    let shown = desk.json(0, &["partition", "convert", "logs", "--plan"]);
+    assert!(shown["steps"].as_array().unwrap().len() > 3 && shown["phase"].is_null(), "{shown}");
+    for round in 0..2 {
+        for point in
+            ["convert.begun", "convert.month_copied", "convert.month_copied:3", "convert.caught_up", "convert.swapped"]
+        {
+            let (name, nth) = point.split_once(':').unwrap_or((point, "1"));
+            let _ = std::fs::remove_file(&log);
+            let mut command = desk.command(&["partition", "convert", "logs", "--yes"]);
+            command.env("DBAGENT_FAILPOINT", format!("{name}=kill:{nth}")).env("DBAGENT_FAILPOINT_LOG", &log);
+            let killed = command.output().unwrap();
+            assert_eq!(killed.status.signal(), Some(9), "{point}: {}", String::from_utf8_lossy(&killed.stderr));
+            assert!(std::fs::read_to_string(&log).unwrap().contains("Kill"), "{point} did not fire");
+            for k in 0..40 {
+                desk.site.ask(&work(round * 1000 + k));
+            }
+            assert_eq!(desk.site.ask(DIFFERENCE), "0", "{point}");
+        }
+        desk.json(0, &["partition", "convert", "logs", "--yes"]);
+        assert_eq!(desk.site.ask(DIFFERENCE), "0");
+        if round == 0 {
+            desk.json(0, &["partition", "convert", "logs", "--undo", "--yes"]);
+        }
+    }
+    desk.json(0, &["partition", "convert", "logs", "--finish", "--yes"]);
+    assert_eq!(desk.site.ask(DIFFERENCE), "0");
+    let listed = desk.json(3, &["partition", "list"]);
+    assert!(listed["tables"][0]["partitions"].as_array().unwrap().len() > 12, "{listed}");
+}
