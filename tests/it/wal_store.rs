@@ -364,3 +364,26 @@ async fn f02_expiry_clears_what_dead_pushes_left_and_nothing_that_a_record_names
         "the only bytes of a recorded file stay"
     );
 }
+
+/// The same file again and again, and other files of its name: all of the first are fine, all of the second refused.
+#[tokio::test(flavor = "multi_thread")]
+async fn g3_conflicts_are_refused_and_repetitions_are_not_however_many() {
+    let rounds = if cfg!(feature = "long") { 1000 } else { 40 };
+    let site = WalSite::new();
+    let repository = site.repository("local", memory()).await;
+    let segment = site.segments(1)[0];
+    let input = site.input(segment);
+    push(&site, &repository, &input).await.unwrap();
+    let stored = keys(&repository).await;
+    let size = usize::try_from(site.size().bytes()).unwrap();
+    for round in 0..rounds {
+        let at = 8192 + round * 1021 % (size - 8192);
+        let other = site.check(&site.copy(segment, segment, |bytes| bytes[at] ^= 0x40)).unwrap();
+        let (refused, same) = tokio::join!(push(&site, &repository, &other), push(&site, &repository, &input));
+        assert_eq!(refused.unwrap_err().kind, FailureKind::RefusedForSafety, "byte {at}");
+        assert_eq!(same.unwrap(), Standing::AlreadyThere);
+    }
+    assert_eq!(keys(&repository).await, stored);
+    let bytes = std::fs::read(site.path(segment)).unwrap();
+    assert_eq!(fetch(&site, &repository, segment).await.unwrap(), Fetched::There(bytes));
+}
