@@ -257,8 +257,10 @@ BEGIN
 END
 $$;
 
+-- A few rows of two large tables, by their primary keys: a plan that reads a whole table would hold the swap up for seconds.
 CREATE FUNCTION dbagent.apply_journal(v dbagent.conversions, most integer) RETURNS bigint
-LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
+SET enable_seqscan = off SET enable_hashjoin = off SET enable_mergejoin = off AS $$
 DECLARE
     journal CONSTANT text := format('dbagent.%I', 'convert_journal_' || v.original);
     keys CONSTANT text := dbagent.key_list(v.live, '');
@@ -274,8 +276,8 @@ BEGIN
     FROM pg_index i JOIN pg_attribute a ON a.attrelid = i.indrelid AND a.attnum = ANY ((i.indkey::int2[])[0:i.indnkeyatts - 1])
     WHERE i.indrelid = v.live AND i.indisprimary;
     EXECUTE format('DELETE FROM %s r USING %s j WHERE j.entry = ANY ($1) AND %s', v.other::regclass, journal, on_both) USING entries;
-    EXECUTE format('INSERT INTO %s (%s) SELECT %s FROM %s r WHERE EXISTS (SELECT FROM %s j WHERE j.entry = ANY ($1) AND %s)',
-        v.other::regclass, columns, dbagent.column_list(v.live, 'r.'), v.live::regclass, journal, on_both) USING entries;
+    EXECUTE format('INSERT INTO %s (%s) SELECT %s FROM (SELECT DISTINCT %s FROM %s WHERE entry = ANY ($1)) j JOIN %s r ON %s',
+        v.other::regclass, columns, dbagent.column_list(v.live, 'r.'), keys, journal, v.live::regclass, on_both) USING entries;
     EXECUTE format('DELETE FROM %s WHERE entry = ANY ($1)', journal) USING entries;
     RETURN cardinality(entries);
 END

@@ -115,7 +115,8 @@ async fn a_table_is_converted_while_it_is_written_to_and_nobody_waits_long() {
          FROM pg_class c WHERE oid = 'logs'::regclass",
     );
     assert_eq!(form, "p|what happened|landlord|t|f|logs_at_id_who_key logs_key logs_who|shoutA|t");
-    assert_eq!(yard.ask("SELECT count(*) FROM logs_default"), "3");
+    // The writer's oldest rows may have come there too.
+    assert_eq!(yard.ask("SELECT count(*) FROM logs_default WHERE who IN ('far', 'never', 'long ago')"), "3");
     let options = "SELECT DISTINCT array_to_string(reloptions, ',') FROM pg_partition_tree('logs') t JOIN pg_class c ON c.oid = relid WHERE isleaf";
     assert_eq!(yard.ask(options), "fillfactor=85");
     // Once more proven, the plain table goes, and nothing of the conversion is left.
