@@ -3,6 +3,7 @@
 //! Must not touch tokio, files, the clock or the environment: `now` comes in as a parameter.
 //! Every newtype here is made by parsing; what parsed is valid for as long as it lives.
 
+pub mod audit;
 pub mod buckets;
 pub mod chain;
 pub mod copy_text;

@@ -1,0 +1,15 @@
+//! The audit chain as plain values: a row's canonical bytes, how rows link up, what can be wrong, what is signed.
+//!
+//! Pure rules only. The verifier is built on this room; the trigger that makes the chain is SQL (`sql/schema/`) and
+//! shares nothing with it but the profile's definition and the vectors that both are tested with.
+
+pub mod alert;
+pub mod checkpoint;
+pub mod finding;
+pub mod link;
+pub mod row;
+pub mod tally;
+pub mod vectors;
+
+/// The chain of `public.audit_logs`, as its head, its checkpoints and its alerts name it.
+pub const CHAIN: &str = "audit_logs";

@@ -1,0 +1,386 @@
+//! The canonical bytes of an audit row, profile `dbagent/audit_logs/v1`, and the reader of rows in binary COPY.
+//!
+//! `hash = SHA-256("dbagent/audit_logs/v1\n" || F(id) … F(recorded_at) F(previous_hash))`, F being int32 big-endian length
+//! and bytes, -1 for NULL. That is byte for byte the tuple of a binary COPY of these 14 columns in UTF-8 (PostgreSQL
+//! manual, "COPY", binary format), so that the verifier hashes what comes without decoding it.
+
+use crate::model::digest::{Digest, Hasher};
+
+/// What every hash begins with.
+pub const PROFILE: &[u8] = b"dbagent/audit_logs/v1\n";
+
+/// The columns that are hashed, in order, and `hash` itself: the column list of the COPY that [`CopyReader`] reads.
+pub const COPY_COLUMNS: &str = "id, user_id, session_id, action, resource, resource_id, details, ip_address, \
+    user_agent, success, error_code, error_message, recorded_at, previous_hash, hash";
+
+/// Columns that are hashed.
+const HASHED: usize = 14;
+/// Where `recorded_at` stands among the columns.
+const RECORDED_AT: usize = 12;
+const PREVIOUS: usize = 13;
+
+/// The file header of a binary COPY without its flags and extension.
+const SIGNATURE: &[u8] = b"PGCOPY\n\xff\r\n\0";
+/// The header with flags and the length of an empty extension.
+const HEADER_BYTES: usize = 19;
+
+/// A row that is no row of the profile: the stream is not what was asked for.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("read an audit row of a binary COPY: {0}")]
+pub struct Malformed(pub &'static str);
+
+/// The primary key of a row.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct RowKey {
+    /// Microseconds since 2000-01-01 UTC; the ends of the range are infinity.
+    pub recorded_at: i64,
+    /// The uuid's bytes.
+    pub id: [u8; 16],
+}
+
+/// A hash column as it lies in the table.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Link {
+    /// NULL: nothing comes before.
+    None,
+    /// 64 lower-case hexadecimal digits.
+    Hash(Digest),
+    /// Anything else. The table's checks keep it out; whoever dropped them can put it in.
+    Malformed,
+}
+
+/// What the verifier needs of one row.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RowFacts {
+    /// Its key.
+    pub key: RowKey,
+    /// `previous_hash`.
+    pub previous: Link,
+    /// `hash`.
+    pub stored: Link,
+    /// What `hash` must be, by the row's content.
+    pub computed: Digest,
+}
+
+impl RowFacts {
+    /// Whether the stored hash is that of the content.
+    pub fn is_sound(&self) -> bool {
+        self.stored == Link::Hash(self.computed)
+    }
+
+    /// Reads the fields of one tuple, the count of fields cut off.
+    fn read(fields: &[u8]) -> Result<Self, Malformed> {
+        let mut rest = fields;
+        let mut key = RowKey::default();
+        let mut previous = Link::None;
+        for column in 0..HASHED {
+            let field = next_field(&mut rest)?;
+            match column {
+                0 => key.id = fixed(field)?,
+                RECORDED_AT => key.recorded_at = i64::from_be_bytes(fixed(field)?),
+                PREVIOUS => previous = link(field),
+                _ => {}
+            }
+        }
+        let hashed = &fields[..fields.len() - rest.len()];
+        let stored = link(next_field(&mut rest)?);
+        if !rest.is_empty() {
+            return Err(Malformed("bytes follow the last field"));
+        }
+        let mut hasher = Hasher::default();
+        hasher.update(PROFILE);
+        hasher.update(hashed);
+        Ok(Self { key, previous, stored, computed: hasher.finish() })
+    }
+}
+
+/// The next field, or nothing for NULL.
+pub(super) fn next_field<'a>(rest: &mut &'a [u8]) -> Result<Option<&'a [u8]>, Malformed> {
+    let (length, after) = rest.split_first_chunk::<4>().ok_or(Malformed("a field's length is cut off"))?;
+    let length = i32::from_be_bytes(*length);
+    if length == -1 {
+        *rest = after;
+        return Ok(None);
+    }
+    let length = usize::try_from(length).map_err(|_| Malformed("a field's length is negative"))?;
+    let (field, after) = after.split_at_checked(length).ok_or(Malformed("a field is cut off"))?;
+    *rest = after;
+    Ok(Some(field))
+}
+
+pub(super) fn fixed<const N: usize>(field: Option<&[u8]>) -> Result<[u8; N], Malformed> {
+    field.and_then(|field| field.try_into().ok()).ok_or(Malformed("a key column has another type, or is NULL"))
+}
+
+pub(super) fn link(field: Option<&[u8]>) -> Link {
+    match field {
+        None => Link::None,
+        Some(text) => digest(text).map_or(Link::Malformed, Link::Hash),
+    }
+}
+
+/// 64 lower-case hexadecimal digits as a digest.
+fn digest(text: &[u8]) -> Option<Digest> {
+    let mut bytes = [0; 32];
+    if text.len() != 64 {
+        return None;
+    }
+    for (byte, pair) in bytes.iter_mut().zip(text.chunks_exact(2)) {
+        *byte = digit(pair[0])? << 4 | digit(pair[1])?;
+    }
+    Some(bytes.into())
+}
+
+fn digit(byte: u8) -> Option<u8> {
+    match byte {
+        b'0'..=b'9' => Some(byte - b'0'),
+        b'a'..=b'f' => Some(byte - b'a' + 10),
+        _ => None,
+    }
+}
+
+/// Cuts a binary COPY, given in messages, into tuples. The server sends a tuple in one message, the header with the
+/// first; nothing here depends on that but speed.
+#[derive(Debug, Default)]
+pub struct CopyReader {
+    kept: Vec<u8>,
+    past_header: bool,
+    ended: bool,
+}
+
+impl CopyReader {
+    /// Takes one message of a COPY of `fields` columns, and gives the fields of each tuple that is complete.
+    pub fn take<E: From<Malformed>>(
+        &mut self,
+        message: &[u8],
+        fields: u16,
+        mut each: impl FnMut(&[u8]) -> Result<(), E>,
+    ) -> Result<(), E> {
+        if self.kept.is_empty() {
+            let used = self.cut(message, fields, &mut each)?;
+            self.kept.extend_from_slice(&message[used..]);
+            return Ok(());
+        }
+        let mut kept = std::mem::take(&mut self.kept);
+        kept.extend_from_slice(message);
+        let used = self.cut(&kept, fields, &mut each)?;
+        kept.drain(..used);
+        self.kept = kept;
+        Ok(())
+    }
+
+    /// Takes one message of a COPY of [`COPY_COLUMNS`].
+    pub fn take_rows<E: From<Malformed>>(
+        &mut self,
+        message: &[u8],
+        mut each: impl FnMut(RowFacts) -> Result<(), E>,
+    ) -> Result<(), E> {
+        self.take(message, HASHED as u16 + 1, |fields| each(RowFacts::read(fields)?))
+    }
+
+    /// Errors unless the trailer has come and nothing after it.
+    pub fn finish(&self) -> Result<(), Malformed> {
+        if self.ended && self.kept.is_empty() { Ok(()) } else { Err(Malformed("it ended before its trailer")) }
+    }
+
+    /// Cuts as many tuples off `bytes` as are complete; how many bytes they took.
+    fn cut<E: From<Malformed>>(
+        &mut self,
+        bytes: &[u8],
+        fields: u16,
+        each: &mut impl FnMut(&[u8]) -> Result<(), E>,
+    ) -> Result<usize, E> {
+        let mut at = 0;
+        if !self.past_header {
+            if bytes.len() < HEADER_BYTES {
+                return Ok(0);
+            }
+            if !bytes.starts_with(SIGNATURE) || bytes[SIGNATURE.len()..HEADER_BYTES].iter().any(|byte| *byte != 0) {
+                return Err(Malformed("it has another header").into());
+            }
+            self.past_header = true;
+            at = HEADER_BYTES;
+        }
+        while let Some(count) = bytes[at..].first_chunk::<2>() {
+            if self.ended {
+                return Err(Malformed("bytes follow the trailer").into());
+            }
+            let count = i16::from_be_bytes(*count);
+            if count == -1 {
+                self.ended = true;
+                at += 2;
+                continue;
+            }
+            if u16::try_from(count) != Ok(fields) {
+                return Err(Malformed("a tuple has another number of fields").into());
+            }
+            let Some(length) = tuple_length(&bytes[at + 2..], fields)? else { break };
+            each(&bytes[at + 2..at + 2 + length])?;
+            at += 2 + length;
+        }
+        Ok(at)
+    }
+}
+
+/// Bytes of the tuple that `bytes` begin with; nothing while it is not complete.
+fn tuple_length(bytes: &[u8], fields: u16) -> Result<Option<usize>, Malformed> {
+    let mut at = 0_usize;
+    for _ in 0..fields {
+        let Some(length) = bytes.get(at..).and_then(|rest| rest.first_chunk::<4>()) else { return Ok(None) };
+        at += 4;
+        match i32::from_be_bytes(*length) {
+            -1 => {}
+            length => at += usize::try_from(length).map_err(|_| Malformed("a field's length is negative"))?,
+        }
+    }
+    Ok((at <= bytes.len()).then_some(at))
+}
+
+/// A row's values, from which its canonical bytes are made: for the vectors, and for whoever checks one row by hand.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Entry {
+    /// The uuid's bytes.
+    pub id: [u8; 16],
+    /// The uuid's bytes.
+    pub user_id: Option<[u8; 16]>,
+    /// The uuid's bytes.
+    pub session_id: Option<[u8; 16]>,
+    /// Text columns before `details`: action, resource, resource_id.
+    pub what: [Option<String>; 3],
+    /// `details` as PostgreSQL prints it.
+    pub details: Option<String>,
+    /// ip_address and user_agent.
+    pub from: [Option<String>; 2],
+    /// success.
+    pub success: Option<bool>,
+    /// error_code and error_message.
+    pub error: [Option<String>; 2],
+    /// Microseconds since 2000-01-01 UTC.
+    pub recorded_at: i64,
+    /// previous_hash.
+    pub previous_hash: Option<String>,
+}
+
+impl Entry {
+    /// The canonical bytes, without the profile's name.
+    pub fn canonical_bytes(&self) -> Vec<u8> {
+        let mut bytes = Vec::with_capacity(512);
+        let text = |text: &Option<String>| text.as_ref().map(|text| text.clone().into_bytes());
+        put(&mut bytes, Some(&self.id));
+        put(&mut bytes, self.user_id.as_ref().map(<[u8; 16]>::as_slice));
+        put(&mut bytes, self.session_id.as_ref().map(<[u8; 16]>::as_slice));
+        self.what.iter().for_each(|value| put(&mut bytes, text(value).as_deref()));
+        put(&mut bytes, self.details.as_ref().map(|details| [b"\x01", details.as_bytes()].concat()).as_deref());
+        self.from.iter().for_each(|value| put(&mut bytes, text(value).as_deref()));
+        put(&mut bytes, self.success.map(|success| [u8::from(success)]).as_ref().map(<[u8; 1]>::as_slice));
+        self.error.iter().for_each(|value| put(&mut bytes, text(value).as_deref()));
+        put(&mut bytes, Some(&self.recorded_at.to_be_bytes()));
+        put(&mut bytes, text(&self.previous_hash).as_deref());
+        bytes
+    }
+
+    /// The row's hash.
+    pub fn hash(&self) -> Digest {
+        let mut hasher = Hasher::default();
+        hasher.update(PROFILE);
+        hasher.update(&self.canonical_bytes());
+        hasher.finish()
+    }
+}
+
+fn put(bytes: &mut Vec<u8>, field: Option<&[u8]>) {
+    // A field of PostgreSQL is at most 1 GiB.
+    let length = field.map_or(-1, |field| i32::try_from(field.len()).unwrap_or(i32::MAX));
+    bytes.extend_from_slice(&length.to_be_bytes());
+    bytes.extend_from_slice(field.unwrap_or_default());
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn entry() -> impl Strategy<Value = Entry> {
+        let text = || proptest::option::of("\\PC{0,40}");
+        let uuid = any::<[u8; 16]>;
+        let first = (uuid(), proptest::option::of(uuid()), proptest::option::of(uuid()), [text(), text(), text()]);
+        let second = (text(), [text(), text()], proptest::option::of(any::<bool>()), [text(), text()]);
+        (first, second, any::<i64>(), proptest::option::of("[0-9a-f]{64}")).prop_map(
+            |(first, second, recorded_at, previous_hash)| {
+                let ((id, user_id, session_id, what), (details, from, success, error)) = (first, second);
+                Entry { id, user_id, session_id, what, details, from, success, error, recorded_at, previous_hash }
+            },
+        )
+    }
+
+    fn copied(entries: &[Entry]) -> Vec<u8> {
+        let mut bytes = [SIGNATURE, &[0; 8]].concat();
+        for entry in entries {
+            bytes.extend_from_slice(&15_i16.to_be_bytes());
+            bytes.extend_from_slice(&entry.canonical_bytes());
+            put(&mut bytes, Some(entry.hash().to_string().as_bytes()));
+        }
+        bytes.extend_from_slice(&(-1_i16).to_be_bytes());
+        bytes
+    }
+
+    fn read(messages: &[&[u8]]) -> Result<Vec<RowFacts>, Malformed> {
+        let (mut reader, mut rows) = (CopyReader::default(), Vec::new());
+        for message in messages {
+            reader.take_rows(message, |row| {
+                rows.push(row);
+                Ok::<_, Malformed>(())
+            })?;
+        }
+        reader.finish()?;
+        Ok(rows)
+    }
+
+    proptest! {
+        #[test]
+        fn rows_are_read_the_same_however_the_stream_is_cut(
+            entries in proptest::collection::vec(entry(), 0..6), cuts in proptest::collection::vec(any::<u16>(), 0..9),
+        ) {
+            let bytes = copied(&entries);
+            let whole = read(&[&bytes]).unwrap();
+            prop_assert_eq!(whole.len(), entries.len());
+            for (row, entry) in whole.iter().zip(&entries) {
+                prop_assert!(row.is_sound());
+                prop_assert_eq!(row.key, RowKey { recorded_at: entry.recorded_at, id: entry.id });
+            }
+            let mut cuts: Vec<usize> = cuts.iter().map(|cut| usize::from(*cut) % (bytes.len() + 1)).collect();
+            cuts.extend([0, bytes.len()]);
+            cuts.sort_unstable();
+            let pieces: Vec<&[u8]> = cuts.windows(2).map(|ends| &bytes[ends[0]..ends[1]]).collect();
+            prop_assert_eq!(read(&pieces).unwrap(), whole);
+        }
+
+        #[test]
+        fn two_rows_that_differ_have_different_bytes(one in entry(), other in entry()) {
+            prop_assert_eq!(one == other, one.canonical_bytes() == other.canonical_bytes());
+        }
+
+        #[test]
+        fn a_stream_cut_short_is_never_taken_for_whole(entries in proptest::collection::vec(entry(), 1..3), at in any::<u16>()) {
+            let bytes = copied(&entries);
+            let at = usize::from(at) % bytes.len();
+            prop_assert!(read(&[&bytes[..at]]).is_err());
+        }
+    }
+
+    #[test]
+    fn hashes_that_are_none_are_told_from_absent_ones() {
+        assert_eq!(link(None), Link::None);
+        assert_eq!(link(Some("AB".repeat(32).as_bytes())), Link::Malformed, "upper case");
+        assert_eq!(link(Some(b"")), Link::Malformed);
+        assert_eq!(link(Some("ab".repeat(32).as_bytes())), Link::Hash("ab".repeat(32).parse().unwrap()));
+    }
+
+    #[test]
+    fn empty_and_absent_text_differ() {
+        let absent = Entry::default();
+        let empty = Entry { what: [Some(String::new()), None, None], ..Entry::default() };
+        assert_ne!(absent.hash(), empty.hash());
+    }
+}
