@@ -11,6 +11,9 @@ ALTER ROLE dbagent SET default_transaction_read_only = on;   -- off when the age
 ALTER ROLE dbagent SET lock_timeout = '10s';
 GRANT dbagent_dump, dbagent_mon TO dbagent;
 -- GRANT dbagent_part TO dbagent;          -- after `dbagent init --install-sql`; the agent's sessions for it write
+-- After `dbagent audit install`, for verifying the audit chain, checkpoints and alerts; the agent turns read-only off where it
+-- writes an alert:
+-- GRANT dbagent_verify TO dbagent;
 
 CREATE ROLE consulting_tool LOGIN NOSUPERUSER NOCREATEDB NOCREATEROLE NOREPLICATION NOBYPASSRLS CONNECTION LIMIT 100;
 ALTER ROLE consulting_tool SET search_path = 'public';

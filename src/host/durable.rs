@@ -160,6 +160,16 @@ pub fn remove(path: &Path) -> Result<(), FileError> {
     sync_directory(parent(path)).map_err(failed)
 }
 
+/// Names of what lies in `folder`, unsorted; names that are not UTF-8 are left out. `Missing` when there is no folder.
+pub fn names_in(folder: &Path) -> Result<Vec<String>, FileError> {
+    let failed = |error: io::Error| FileError::io("list", folder, error);
+    let mut names = Vec::new();
+    for entry in std::fs::read_dir(folder).map_err(failed)? {
+        names.extend(entry.map_err(failed)?.file_name().into_string());
+    }
+    Ok(names)
+}
+
 /// The content of `path`, which may be at most `limit` bytes.
 pub fn read_bounded(path: &Path, limit: u64) -> Result<Vec<u8>, FileError> {
     read_at_most(open_to_read(path)?, path, limit)

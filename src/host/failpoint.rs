@@ -75,11 +75,17 @@ pub enum FailPoint {
     ConvertCaughtUp,
     /// The partitioned table has the name.
     ConvertSwapped,
+    /// An alert lies in the spool; the database does not know it.
+    AlertSpooled,
+    /// An alert lies in the outbox; it is in the spool still, and was not sent.
+    AlertKept,
+    /// An alert was sent.
+    AlertSent,
 }
 
 impl FailPoint {
     /// Every point, in the order of a run.
-    pub const ALL: [Self; 32] = [
+    pub const ALL: [Self; 35] = [
         Self::DumpSnapshot,
         Self::DumpSpawned,
         Self::DumpFirstByte,
@@ -112,6 +118,9 @@ impl FailPoint {
         Self::ConvertMonthCopied,
         Self::ConvertCaughtUp,
         Self::ConvertSwapped,
+        Self::AlertSpooled,
+        Self::AlertKept,
+        Self::AlertSent,
     ];
 
     /// The name it is armed by.
@@ -149,6 +158,9 @@ impl FailPoint {
             Self::ConvertMonthCopied => "convert.month_copied",
             Self::ConvertCaughtUp => "convert.caught_up",
             Self::ConvertSwapped => "convert.swapped",
+            Self::AlertSpooled => "alert.spooled",
+            Self::AlertKept => "alert.kept",
+            Self::AlertSent => "alert.sent",
         }
     }
 }

@@ -13,6 +13,7 @@ pub mod file_source;
 pub mod incoming;
 pub mod lock;
 pub mod space;
+pub mod spool;
 
 pub use checked::CheckedSource;
 pub use child::{
@@ -27,3 +28,4 @@ pub use file_source::{FileIdentity, FileSource};
 pub use incoming::Incoming;
 pub use lock::{FileLock, LockError};
 pub use space::Space;
+pub use spool::Spool;

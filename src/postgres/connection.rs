@@ -185,7 +185,7 @@ impl Connection {
         Ok(session)
     }
 
-    fn config(&self) -> Config {
+    pub(super) fn config(&self) -> Config {
         let mut config = Config::new();
         match &self.host {
             Host::Tcp(name) => config.host(name.as_str()),
@@ -210,7 +210,7 @@ impl Connection {
         }
     }
 
-    fn tls(&self) -> Result<Option<MakeRustlsConnect>, PostgresError> {
+    pub(super) fn tls(&self) -> Result<Option<MakeRustlsConnect>, PostgresError> {
         if self.driver_sslmode() == DriverSslMode::Disable {
             return Ok(None);
         }

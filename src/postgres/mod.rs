@@ -4,6 +4,7 @@
 //! The surprising thing: what is to be dumped is found and locked before the snapshot is taken, never after.
 
 pub mod archiver;
+pub mod audit;
 pub mod changes;
 pub mod connection;
 pub mod control;
@@ -17,6 +18,7 @@ pub mod facts;
 mod failure;
 pub mod large_objects;
 pub mod leader;
+pub mod listen;
 mod parameters;
 pub mod partitions;
 mod passfile;

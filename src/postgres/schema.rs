@@ -63,10 +63,34 @@ pub const MIGRATIONS: &[Migration] = &[
         text: include_str!("../../sql/schema/017_partition_convert.sql"),
     },
     Migration { number: 18, name: "018_partition_swap", text: include_str!("../../sql/schema/018_partition_swap.sql") },
+    Migration { number: 50, name: "050_audit_roles", text: include_str!("../../sql/schema/050_audit_roles.sql") },
+    Migration {
+        number: 51,
+        name: "051_audit_chain_tables",
+        text: include_str!("../../sql/schema/051_audit_chain_tables.sql"),
+    },
+    Migration {
+        number: 52,
+        name: "052_audit_row_encoding",
+        text: include_str!("../../sql/schema/052_audit_row_encoding.sql"),
+    },
+    Migration {
+        number: 55,
+        name: "055_audit_chain_trigger",
+        text: include_str!("../../sql/schema/055_audit_chain_trigger.sql"),
+    },
+    Migration { number: 56, name: "056_audit_backfill", text: include_str!("../../sql/schema/056_audit_backfill.sql") },
+    Migration { number: 60, name: "060_audit_alerts", text: include_str!("../../sql/schema/060_audit_alerts.sql") },
 ];
 
 /// The numbers that partitions need.
 pub const PARTITIONS: RangeInclusive<i32> = 1..=49;
+
+/// The numbers of the agent itself, which all others need.
+pub const AGENT: RangeInclusive<i32> = 1..=9;
+
+/// The numbers of the audit chain; they need those of the agent.
+pub const AUDIT: RangeInclusive<i32> = 50..=89;
 
 /// First of the two keys of the lock under which migrations are applied: "dbag", the second is "sql".
 const LOCK: (i32, i32) = (0x6462_6167, 0x0073_716c);

@@ -1,0 +1,23 @@
+//! The audit chain in the database: one snapshot for all who read it, its rows and places as they stream by, what is
+//! wrong with it in SQL's words, its schema as it stands.
+//!
+//! Reads only, but for `outbox`. Must not decide anything: what a difference means is the verb's concern. Nothing here is
+//! shared with the trigger.
+
+pub mod diagnosis;
+pub mod outbox;
+pub mod schema;
+pub mod snapshot;
+pub mod vectors;
+
+pub use diagnosis::{Damage, DamageClass};
+pub use snapshot::{ChainSnapshot, Partition, Reader};
+
+use crate::model::audit::row::Malformed;
+use crate::postgres::error::{PostgresError, PostgresErrorKind};
+
+impl From<Malformed> for PostgresError {
+    fn from(error: Malformed) -> Self {
+        Self::new(PostgresErrorKind::Other, error.to_string())
+    }
+}
