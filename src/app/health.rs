@@ -6,6 +6,7 @@ use std::time::Duration;
 use crate::app::App;
 use crate::catalog::Repository;
 use crate::config::{self, Checklist, Plan};
+use crate::host::Spool;
 use crate::model::failure::{Failure, FailureKind};
 use crate::model::schedule::Schedule;
 use crate::model::status::{StatusModel, WalStatus};
@@ -44,6 +45,7 @@ impl App {
             tools,
             dumps: self.rehearsals(),
             partitions: self.partition_checks(),
+            audit: self.audit_chain(),
             repositories: self.repository_doors(opened),
             keys: self.keys(),
             wal: self.wal_check().await,
@@ -130,6 +132,15 @@ impl App {
         let database = job.database.as_deref();
         let (connection, reader) = (self.connection(Verb::Partition, database), self.connection(Verb::Dump, database));
         Some(check::Partitions { connection, reader, rules })
+    }
+
+    fn audit_chain(&self) -> Option<check::AuditChain> {
+        let mut jobs = self.loaded.plan.iter().flat_map(|plan| plan.job.values());
+        let job = jobs.find(|job| job.enabled && job.verb == Verb::AuditVerify)?;
+        Some(check::AuditChain {
+            connection: self.connection(Verb::AuditVerify, job.database.as_deref()),
+            spool: Spool::new(self.loaded.config.state_dir.join("alerts")),
+        })
     }
 
     fn repository_doors(&self, opened: Opened) -> Vec<check::Door> {

@@ -72,6 +72,11 @@ impl SqlInstaller {
         Self { connection, rules }
     }
 
+    /// Where it installs.
+    pub fn connection(&self) -> &Connection {
+        &self.connection
+    }
+
     /// What is not installed yet.
     pub async fn plan(&self) -> Result<SqlPlan, Failure> {
         let maintenance = Maintenance::connect(&self.connection).await?;

@@ -4,6 +4,7 @@
 //! Secrets are resolved anew each time a door is opened, and live no longer than it.
 
 pub mod agent;
+mod audit;
 pub mod demo;
 mod health;
 pub mod init;

@@ -56,6 +56,8 @@ impl App {
                 let (options, doors) = (self.partition_options(name, job, false)?, self.partition_doors(job).await?);
                 partition::run(&options, &doors, setting).await
             }
+            Verb::AuditVerify => self.run_audit_verify(job, setting).await,
+            Verb::AuditCheckpoint => self.audit_checkpoint(Some(job), None, setting).await,
             Verb::Check => Ok(check::outcome(&self.check(setting).await)),
             verb => Err(not_built(name, verb)),
         }

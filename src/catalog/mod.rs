@@ -4,6 +4,7 @@
 //! nor ask the database anything (`postgres`).
 
 pub mod chain;
+pub mod checkpoints;
 pub mod entry;
 mod envelope;
 pub mod error;
@@ -20,6 +21,7 @@ pub mod signature;
 pub mod term;
 pub mod wal;
 
+pub use checkpoints::{Checkpoints, StoredCheckpoint};
 pub use entry::{Entry, Head, Record};
 pub use error::{CatalogError, CatalogErrorKind};
 pub use identity::Identity;

@@ -2,7 +2,8 @@
 //!
 //! `repository.json` at the root, artifacts as `<folder>/<stem>…` with their manifest beside them, the catalog's log
 //! under `catalog/`, leases of running restores under `leases/`, round trips of `check` under `probe/`, WAL under `wal/`
-//! (see [`wal`]). A key that does not parse is somebody else's: it is reported and never deleted.
+//! (see [`wal`]), signed checkpoints of the audit chain under `checkpoints/`, alerts under `alerts/`. A key that does not
+//! parse is somebody else's: it is reported and never deleted.
 
 pub mod wal;
 
@@ -10,7 +11,7 @@ use std::fmt;
 
 use chrono::{DateTime, Utc};
 
-use crate::model::id::ArtifactId;
+use crate::model::id::{AlertId, ArtifactId};
 use crate::model::key::{InvalidKey, OWN_FOLDERS, ObjectKey};
 use crate::model::manifest::{Encoding, ObjectRole};
 
@@ -21,6 +22,8 @@ const BUCKETS: &str = ".buckets";
 const IDENTITY: &str = "repository.json";
 const LOG_FOLDER: &str = OWN_FOLDERS[0];
 const LEASE_FOLDER: &str = OWN_FOLDERS[1];
+const CHECKPOINT_FOLDER: &str = OWN_FOLDERS[4];
+const ALERT_FOLDER: &str = OWN_FOLDERS[5];
 
 /// The key of the object that says whose repository it is.
 pub fn identity() -> Result<ObjectKey, InvalidKey> {
@@ -58,6 +61,24 @@ pub fn leases() -> String {
 pub fn leased_artifact(key: &ObjectKey) -> Option<ArtifactId> {
     let mut components = key.components();
     (components.next() == Some(LEASE_FOLDER)).then(|| components.next()?.parse().ok())?
+}
+
+/// The key of the checkpoint of `chain` taken at `taken`; its signature's has `.sig` appended.
+pub fn checkpoint(chain: &str, taken: DateTime<Utc>) -> Result<ObjectKey, InvalidKey> {
+    format!("{}{}.json", checkpoints(chain, Some(taken)), taken.format("%H%M%S%3f")).parse()
+}
+
+/// What every checkpoint of `chain` begins with; those of one day where a day is given.
+pub fn checkpoints(chain: &str, day: Option<DateTime<Utc>>) -> String {
+    match day {
+        Some(day) => format!("{CHECKPOINT_FOLDER}/{chain}/{}/", day.format("%Y-%m-%d")),
+        None => format!("{CHECKPOINT_FOLDER}/{chain}/"),
+    }
+}
+
+/// The key of the alert `id` raised at `now`.
+pub fn alert(id: AlertId, now: DateTime<Utc>) -> Result<ObjectKey, InvalidKey> {
+    format!("{ALERT_FOLDER}/{}/{id}.json", now.format("%Y-%m-%d")).parse()
 }
 
 /// Whether the top-level folder `name` may hold artifacts.

@@ -86,6 +86,12 @@ pub enum Command {
     /// Monthly partitions: the calendar, what would be done, doing it
     #[command(subcommand)]
     Partition(Partition),
+    /// The audit log's hash chain: install it, verify it, sign its head
+    #[command(subcommand)]
+    Audit(Audit),
+    /// Alerts about the audit log: list them, acknowledge them, try them out
+    #[command(subcommand)]
+    Alert(Alert),
     /// The configuration: show it merged, check it, print an example or its schema
     #[command(subcommand)]
     Config(Config),
@@ -349,6 +355,95 @@ pub enum Partition {
         #[command(flatten)]
         consent: Consent,
     },
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Audit {
+    /// Chain public.audit_logs: side tables, functions, roles and the trigger; asks first
+    Install(AuditInstall),
+    /// Chain a log that has rows already, then put the trigger on it; may be run again after a crash
+    Backfill(AuditBackfill),
+    /// Verify that the log is the one chain its trigger made, against every signed checkpoint
+    Verify(AuditVerify),
+    /// Sign the head of the chain into every repository
+    Checkpoint(AuditCheckpoint),
+    /// Watch the checkpoints from another host, without the database: signed, linked, never shorter, never silent
+    Witness {
+        /// Longest time without a checkpoint
+        #[arg(long, value_name = "SPAN", default_value = "15 minutes")]
+        silence: String,
+    },
+}
+
+#[derive(Debug, Args)]
+pub struct AuditBackfill {
+    #[command(flatten)]
+    pub install: AuditInstall,
+    /// Rows in one transaction
+    #[arg(long, value_name = "N", default_value_t = 5000)]
+    pub batch: u32,
+}
+
+#[derive(Debug, Args)]
+pub struct AuditVerify {
+    /// Only what came after the last verified checkpoint
+    #[arg(long, conflicts_with = "partition")]
+    pub incremental: bool,
+    /// Only this partition
+    #[arg(long, value_name = "NAME")]
+    pub partition: Option<String>,
+    /// The database [default: that of the connection]
+    #[arg(long, value_name = "NAME")]
+    pub database: Option<String>,
+}
+
+#[derive(Debug, Args)]
+pub struct AuditCheckpoint {
+    /// The chain was put back on purpose, say why: earlier checkpoints of places beyond it no longer count
+    #[arg(long, value_name = "REASON")]
+    pub restored: Option<String>,
+    /// Do not ask
+    #[arg(long, requires = "restored")]
+    pub yes: bool,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Alert {
+    /// Alerts that nobody has acknowledged
+    List {
+        /// Acknowledged ones too
+        #[arg(long)]
+        all: bool,
+    },
+    /// Acknowledge an alert: it is not repeated any more
+    Ack {
+        /// Its id; absent with --all
+        #[arg(required_unless_present = "all")]
+        alert: Option<String>,
+        /// Every open alert
+        #[arg(long, conflicts_with = "alert")]
+        all: bool,
+        /// Who acknowledges it
+        #[arg(long, value_name = "NAME", env = "USER")]
+        by: String,
+        /// What was found out, for those who read it later
+        #[arg(long, value_name = "TEXT")]
+        note: Option<String>,
+    },
+    /// Raise an alert that says that it is a test
+    Test,
+}
+
+#[derive(Debug, Args)]
+pub struct AuditInstall {
+    /// Who installs it: the URL of an administrator's login (PG* variables and the passfile count) [default: the agent's]
+    #[arg(long, value_name = "URL")]
+    pub admin_url: Option<String>,
+    /// The database [default: that of the connection]
+    #[arg(long, value_name = "NAME")]
+    pub database: Option<String>,
+    #[command(flatten)]
+    pub consent: Consent,
 }
 
 #[derive(Debug, Subcommand)]

@@ -2,7 +2,9 @@
 //!
 //! Only this room prints. It decides nothing about backups: it asks `app` for doors and verbs for outcomes.
 
+mod alert;
 mod arguments;
+mod audit;
 mod backup;
 mod check;
 mod config;
@@ -111,6 +113,8 @@ async fn carry_out_async(arguments: Arguments, output: &Output) -> Result<Code, 
         Command::Job(command) => job::run(&load(global)?, command, output).await,
         Command::Backup(command) => backup::run(&load(global)?, command, output).await,
         Command::Restore(command) => restore::run(&load(global)?, command, output).await,
+        Command::Alert(command) => alert::run(&load(global)?, command, output).await,
+        Command::Audit(command) => audit::run(&load(global)?, command, output).await,
         Command::Expire(command) => expire::run(&load(global)?, command, output).await,
         Command::Wal(command) => wal::run(&load(global)?, command, output).await,
         Command::Partition(command) => partition::run(&load(global)?, command, output).await,

@@ -9,8 +9,9 @@ use serde::{Deserialize, Serialize};
 
 use crate::model::failure::{Failure, FailureKind};
 
-/// Folders that a repository keeps for itself and that never hold artifacts: the catalog's log, leases, probes, WAL.
-pub const OWN_FOLDERS: [&str; 4] = ["catalog", "leases", "probe", "wal"];
+/// Folders that a repository keeps for itself and that never hold artifacts: the catalog's log, leases, probes, WAL, signed
+/// checkpoints of the audit chain, alerts about it.
+pub const OWN_FOLDERS: [&str; 6] = ["catalog", "leases", "probe", "wal", "checkpoints", "alerts"];
 
 /// Longest key accepted, in bytes: S3's limit of 1,024 less room for a prefix.
 pub const MAX_KEY_BYTES: usize = 900;

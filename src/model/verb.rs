@@ -77,7 +77,17 @@ impl Verb {
 
     /// Whether this version can run it. A job whose verb is not built is shown by `plan` and left out by `run`.
     pub fn is_built(self) -> bool {
-        matches!(self, Self::Dump | Self::Increment | Self::WalSync | Self::Expire | Self::Check | Self::Partition)
+        matches!(
+            self,
+            Self::Dump
+                | Self::Increment
+                | Self::WalSync
+                | Self::Expire
+                | Self::Partition
+                | Self::AuditVerify
+                | Self::AuditCheckpoint
+                | Self::Check
+        )
     }
 }
 

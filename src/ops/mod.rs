@@ -3,6 +3,12 @@
 //! A verb gets opened doors and plain values, tells events while it works and gives an outcome back. It never prints,
 //! reads configuration or imports another verb; what two verbs share is a step.
 
+pub mod alert;
+pub mod audit_backfill;
+pub mod audit_checkpoint;
+pub mod audit_install;
+pub mod audit_verify;
+pub mod audit_witness;
 pub mod backup;
 pub mod check;
 pub mod dump;

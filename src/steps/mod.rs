@@ -2,9 +2,11 @@
 //!
 //! A step knows nothing of jobs, plans or people: it takes opened doors and values and gives values back.
 
+pub mod alert;
 pub mod artifact;
 pub mod bc003;
 pub mod bury;
+pub mod checkpoint;
 pub mod full_dump;
 pub mod load_dump;
 pub mod partitions;

@@ -13,6 +13,11 @@ mod stage;
 
 mod agent_faults;
 mod architecture;
+mod audit_alerts;
+mod audit_attacks;
+mod audit_chain;
+mod audit_checkpoints;
+mod audit_stage;
 mod bc003;
 mod bc003_data;
 mod bc003_server;

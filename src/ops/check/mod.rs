@@ -3,6 +3,7 @@
 //! Every check is small and stands by itself. One that cannot be carried out fails and says why: it is never left out
 //! and never good by default. Nothing is changed but a small object below `probe/`, which is deleted again.
 
+mod audit;
 mod dumps;
 mod jobs;
 mod keys;
@@ -27,6 +28,7 @@ use crate::ops::Setting;
 use crate::postgres::{ClientTools, Connection, DumpScope};
 use crate::steps::wal::{Local, Thresholds};
 
+pub use audit::AuditChain;
 pub use keys::{Encryption, Keys};
 pub use partitions::Partitions;
 
@@ -99,6 +101,8 @@ pub struct Doors {
     pub dumps: Vec<Dump>,
     /// The plan's partition rules; absent where it has none.
     pub partitions: Option<Partitions>,
+    /// The audit chain, where the plan verifies it.
+    pub audit: Option<AuditChain>,
     /// The configured repositories.
     pub repositories: Vec<Door>,
     /// The configured keys.
@@ -158,6 +162,7 @@ pub async fn run(doors: &Doors, setting: &Setting) -> Vec<CheckLine> {
         lines.extend(server::check(doors, setting).await);
         lines.extend(dumps::check(&doors.dumps, setting).await);
         lines.extend(partitions::check(doors.partitions.as_ref(), setting).await);
+        lines.extend(audit::check(doors.audit.as_ref()).await);
         setting.events.step("checking the repositories");
         lines.extend(repositories::check(doors, setting).await);
         lines.extend(wal::check(doors, setting).await);

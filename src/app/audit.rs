@@ -1,0 +1,177 @@
+//! Opens the doors for the audit chain and its alerts.
+
+use std::time::Duration;
+
+use chrono::TimeDelta;
+use secrecy::ExposeSecret as _;
+
+use crate::app::App;
+use crate::app::install::SqlInstaller;
+use crate::config::{Job, VerifyMode};
+use crate::host::{FileErrorKind, Spool, durable};
+use crate::model::audit::finding::{ChainFinding, FindingKind, FirstBad};
+use crate::model::digest::Digest;
+use crate::model::failure::{Failure, FailureKind};
+use crate::model::id::AlertId;
+use crate::model::outcome::Outcome;
+use crate::model::span::Span;
+use crate::model::verb::Verb;
+use crate::ops::audit_backfill::{self, Backfilled};
+use crate::ops::audit_install::{self, Installed};
+use crate::ops::audit_verify::Scope;
+use crate::ops::{Setting, alert, audit_checkpoint, audit_verify, audit_witness};
+use crate::postgres::audit::outbox::Kept;
+use crate::steps::alert::AlertDoors;
+use crate::steps::checkpoint::Terms;
+
+/// Longest wait for the locks of the log.
+const LOCK_TIMEOUT: Duration = Duration::from_secs(3);
+
+impl App {
+    /// Where the chain is to be installed, and as whom: `admin_url`, or the agent's own login.
+    pub fn audit_installer(&self, admin_url: Option<&str>, database: Option<&str>) -> Result<SqlInstaller, Failure> {
+        self.sql_installer(admin_url, database)
+    }
+
+    /// What `audit install` would apply.
+    pub async fn audit_install_plan(&self, installer: &SqlInstaller) -> Result<Vec<&'static str>, Failure> {
+        audit_install::plan(installer.connection()).await
+    }
+
+    /// Installs the chain.
+    pub async fn audit_install(&self, installer: &SqlInstaller, setting: &Setting) -> Result<Installed, Failure> {
+        audit_install::run(installer.connection(), setting).await
+    }
+
+    /// Chains a log that has rows.
+    pub async fn audit_backfill(
+        &self,
+        installer: &SqlInstaller,
+        batch: u32,
+        setting: &Setting,
+    ) -> Result<Backfilled, Failure> {
+        audit_backfill::run(installer.connection(), batch, setting).await
+    }
+
+    /// Verifies the chain of `database` (that of the connection when absent).
+    pub async fn audit_verify(
+        &self,
+        scope: Scope,
+        database: Option<&str>,
+        setting: &Setting,
+    ) -> Result<Outcome, Failure> {
+        let (repositories, unopened) = self.try_repositories(None).await?;
+        let alerts = self.alert_doors(database, repositories.clone())?;
+        let connection = self.connection(Verb::AuditVerify, database)?;
+        let workers = std::thread::available_parallelism().map_or(1, usize::from).clamp(2, 8);
+        let options =
+            audit_verify::Options { scope, workers, lock_timeout: LOCK_TIMEOUT, terms: self.checkpoint_terms(None)? };
+        audit_verify::run(&options, &audit_verify::Doors { connection, repositories, unopened, alerts }, setting).await
+    }
+
+    /// The job's words for [`App::audit_verify`].
+    pub(in crate::app) async fn run_audit_verify(&self, job: &Job, setting: &Setting) -> Result<Outcome, Failure> {
+        let scope = match job.mode {
+            Some(VerifyMode::Incremental) => Scope::Incremental,
+            Some(VerifyMode::Full) | None => Scope::Full,
+        };
+        self.audit_verify(scope, job.database.as_deref(), setting).await
+    }
+
+    /// Signs a checkpoint; `restored` says why a chain that contradicts earlier ones is believed.
+    pub async fn audit_checkpoint(
+        &self,
+        job: Option<&Job>,
+        restored: Option<String>,
+        setting: &Setting,
+    ) -> Result<Outcome, Failure> {
+        let database = job.and_then(|job| job.database.as_deref());
+        let (mut repositories, mut unopened) = self.try_repositories(None).await?;
+        repositories.retain(|repository| job.is_none_or(|job| job.writes_to(&repository.name)));
+        unopened.retain(|(name, _)| job.is_none_or(|job| job.writes_to(name)));
+        let alerts = self.alert_doors(database, repositories.clone())?;
+        let connection = self.connection(Verb::AuditCheckpoint, database)?;
+        let options =
+            audit_checkpoint::Options { terms: self.checkpoint_terms(job)?, restored, lock_timeout: LOCK_TIMEOUT };
+        let doors = audit_checkpoint::Doors { connection, repositories, unopened, alerts };
+        audit_checkpoint::run(&options, &doors, setting).await
+    }
+
+    /// Looks at the checkpoints of every repository, without the database.
+    pub async fn audit_witness(&self, silence: Span, setting: &Setting) -> Result<Outcome, Failure> {
+        let (repositories, unopened) = self.try_repositories(None).await?;
+        if let Some((_, failure)) = unopened.into_iter().next() {
+            return Err(failure);
+        }
+        let memory = self.loaded.config.state_dir.to_path_buf();
+        durable::private_directory(&memory)
+            .map_err(|error| Failure::new(FailureKind::Failed, "use the state directory").because(error))?;
+        let silence = TimeDelta::from_std(silence.to_duration()).unwrap_or(TimeDelta::MAX);
+        audit_witness::run(&repositories, &audit_witness::Options { silence, memory }, setting).await
+    }
+
+    fn checkpoint_terms(&self, job: Option<&Job>) -> Result<Terms, Failure> {
+        let config = &self.loaded.config;
+        let shown = serde_json::to_vec(config)
+            .map_err(|error| Failure::new(FailureKind::Failed, "digest the configuration").because(error))?;
+        let locked = job.filter(|job| job.object_lock == Some(true));
+        let age = |job: &Job| config.repository.keys().find_map(|name| job.keep_in(name)?.age);
+        let locked_until = locked.and_then(age).map(|age| age.after(self.clock.now()));
+        Ok(Terms { cluster: config.cluster.clone(), configuration: Digest::of(&shown), locked_until })
+    }
+
+    /// Where alerts of `database` go.
+    fn alert_doors(
+        &self,
+        database: Option<&str>,
+        repositories: Vec<crate::catalog::Repository>,
+    ) -> Result<AlertDoors, Failure> {
+        let connection = self.connection(Verb::AuditVerify, database)?;
+        let spool = Spool::new(self.loaded.config.state_dir.join("alerts"));
+        Ok(AlertDoors { connection, spool, key: self.alert_key()?, repositories })
+    }
+
+    /// The key of the alerts' codes, made when it is first needed. Listeners are given it by the operator.
+    fn alert_key(&self) -> Result<Vec<u8>, Failure> {
+        let unusable = |error| {
+            Failure::new(FailureKind::Authentication, "use the key of the alerts")
+                .because(error)
+                .hint("It is alert.key in state_dir, readable by this user alone.")
+        };
+        durable::private_directory(&self.loaded.config.state_dir).map_err(unusable)?;
+        let path = self.loaded.config.state_dir.join("alert.key");
+        let made = Digest::from(rand::random::<[u8; 32]>()).to_string();
+        match durable::write_new(&path, made.as_bytes()) {
+            Err(error) if error.kind != FileErrorKind::Exists => return Err(unusable(error)),
+            _ => {}
+        }
+        let key = durable::read_secret_file(&path).map_err(unusable)?;
+        Ok(key.expose_secret().as_bytes().to_vec())
+    }
+
+    /// Alerts of the outbox, and how many wait in the spool.
+    pub async fn alerts(&self, all: bool) -> Result<(Vec<Kept>, Vec<String>), Failure> {
+        alert::list(&self.alert_doors(None, Vec::new())?, all).await
+    }
+
+    /// Acknowledges one alert, or all.
+    pub async fn acknowledge_alerts(
+        &self,
+        id: Option<AlertId>,
+        by: &str,
+        note: Option<&str>,
+    ) -> Result<Vec<String>, Failure> {
+        alert::acknowledge(&self.alert_doors(None, Vec::new())?, id, by, note).await
+    }
+
+    /// Raises an alert that says that it is a test.
+    pub async fn test_alert(&self, setting: &Setting) -> Result<Outcome, Failure> {
+        let (repositories, _) = self.try_repositories(None).await?;
+        let doors = self.alert_doors(None, repositories)?;
+        let finding = ChainFinding::new(FindingKind::VerifyFailedToRun, "a test of the alerts: nothing is wrong");
+        // Told apart from a verification that really did not run.
+        let test = FirstBad { partition: Some("test".to_owned()), ..FirstBad::default() };
+        let finding = finding.rows(test, 0);
+        alert::test(&doors, &finding, setting).await
+    }
+}

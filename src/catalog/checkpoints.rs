@@ -1,0 +1,160 @@
+//! Signed checkpoints of the audit chain in a repository: written once, never changed, read back with their signatures
+//! checked.
+//!
+//! `checkpoints/<chain>/<day>/<time>.json` with a detached signature beside it, so that stock tools can check one. The
+//! signature goes first: a checkpoint that is there is signed. One that cannot be believed is a fault, never left out silently.
+
+use chrono::{DateTime, TimeDelta, Utc};
+use futures_util::stream::{self, StreamExt as _, TryStreamExt as _};
+
+use crate::catalog::error::{CatalogError, CatalogErrorKind};
+use crate::catalog::log::list_all;
+use crate::catalog::names;
+use crate::catalog::repository::Repository;
+use crate::model::audit::checkpoint::{Checkpoint, FORMAT};
+use crate::model::digest::Digest;
+use crate::model::failure::with_causes;
+use crate::model::id::AlertId;
+use crate::model::key::ObjectKey;
+use crate::storage::PutOptions;
+
+/// Checkpoints fetched at once.
+const FETCHES_AT_ONCE: usize = 16;
+
+/// Days looked through for the newest before everything is listed.
+const RECENT_DAYS: i64 = 3;
+
+/// A checkpoint that lies in a repository.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StoredCheckpoint {
+    /// Where.
+    pub key: ObjectKey,
+    /// What it says.
+    pub checkpoint: Checkpoint,
+    /// Digest of its bytes: what the next one names.
+    pub digest: Digest,
+}
+
+/// The checkpoints of a chain in one repository.
+#[derive(Clone, Debug, Default)]
+pub struct Checkpoints {
+    /// Oldest first.
+    pub stored: Vec<StoredCheckpoint>,
+    /// What cannot be believed, and why; where one is missing between two others.
+    pub faults: Vec<String>,
+}
+
+impl Repository {
+    /// Writes a checkpoint, locked against deletion until `locked_until` where the store can. `is_exists` when there is
+    /// one of the same instant.
+    pub async fn put_checkpoint(
+        &self,
+        checkpoint: &Checkpoint,
+        locked_until: Option<DateTime<Utc>>,
+        now: DateTime<Utc>,
+    ) -> Result<ObjectKey, CatalogError> {
+        let malformed = |error| CatalogError::new(CatalogErrorKind::Malformed, "write a checkpoint").because(error);
+        let bytes = checkpoint.canonical().map_err(malformed)?;
+        let signature = self.signer()?.sign(&bytes, now)?;
+        let key = names::checkpoint(&checkpoint.chain, checkpoint.taken)?;
+        let options = PutOptions {
+            locked_until: locked_until.filter(|_| self.storage.features().object_lock),
+            ..PutOptions::default()
+        };
+        self.storage.put(&key.with_suffix(".sig")?, signature.into(), &options).await?;
+        self.storage.put(&key, bytes.into(), &options).await?;
+        Ok(key)
+    }
+
+    /// The newest checkpoint of `chain`. Errors when it cannot be believed.
+    pub async fn newest_checkpoint(
+        &self,
+        chain: &str,
+        now: DateTime<Utc>,
+    ) -> Result<Option<StoredCheckpoint>, CatalogError> {
+        for back in -1..RECENT_DAYS {
+            let day = names::checkpoints(chain, Some(now - TimeDelta::days(back)));
+            if let Some(key) = self.checkpoint_keys(&day).await?.pop() {
+                return self.fetch_checkpoint(key, now).await.map(Some);
+            }
+        }
+        match self.checkpoint_keys(&names::checkpoints(chain, None)).await?.pop() {
+            Some(key) => self.fetch_checkpoint(key, now).await.map(Some),
+            None => Ok(None),
+        }
+    }
+
+    /// Every checkpoint of `chain`. One that cannot be believed becomes a fault; a store that cannot be read is an error.
+    pub async fn checkpoints(&self, chain: &str, now: DateTime<Utc>) -> Result<Checkpoints, CatalogError> {
+        let keys = self.checkpoint_keys(&names::checkpoints(chain, None)).await?;
+        let fetched: Vec<Result<StoredCheckpoint, String>> = stream::iter(keys)
+            .map(|key| async move {
+                match self.fetch_checkpoint(key.clone(), now).await {
+                    Err(error) if matches!(error.kind, CatalogErrorKind::Storage(_)) && !error.is_missing() => {
+                        Err(error)
+                    }
+                    Err(error) => Ok(Err(format!("{key}: {}", with_causes(&error)))),
+                    Ok(stored) => Ok(Ok(stored)),
+                }
+            })
+            .buffered(FETCHES_AT_ONCE)
+            .try_collect()
+            .await?;
+        let mut read = Checkpoints::default();
+        for each in fetched {
+            match each {
+                Err(fault) => read.faults.push(fault),
+                Ok(stored) => {
+                    let before = read.stored.last().map(|before| before.digest);
+                    if stored.checkpoint.previous != before {
+                        read.faults.push(format!("{}: it does not follow the checkpoint before it", stored.key));
+                    }
+                    read.stored.push(stored);
+                }
+            }
+        }
+        Ok(read)
+    }
+
+    /// Signs a checkpoint once more, with this host's key: `….json.<16 digits of the key>.sig`. Done once for each.
+    pub async fn cosign_checkpoint(&self, stored: &StoredCheckpoint, now: DateTime<Utc>) -> Result<(), CatalogError> {
+        let Ok(signer) = self.signer() else { return Ok(()) };
+        let malformed = |error| CatalogError::new(CatalogErrorKind::Malformed, "sign a checkpoint").because(error);
+        let signature = signer.sign(&stored.checkpoint.canonical().map_err(malformed)?, now)?;
+        let fingerprint: String = signer.fingerprint().chars().take(16).collect();
+        match self.write(&stored.key.with_suffix(&format!(".{fingerprint}.sig"))?, signature).await {
+            Err(error) if error.is_exists() => Ok(()),
+            done => Ok(done?),
+        }
+    }
+
+    /// Writes an alert down where those look who have no database: `alerts/<day>/<id>.json`.
+    pub async fn put_alert(&self, id: AlertId, bytes: Vec<u8>, now: DateTime<Utc>) -> Result<(), CatalogError> {
+        Ok(self.write(&names::alert(id, now)?, bytes).await?)
+    }
+
+    async fn checkpoint_keys(&self, prefix: &str) -> Result<Vec<ObjectKey>, CatalogError> {
+        let mut keys = list_all(self.storage.as_ref(), prefix).await?;
+        keys.retain(|key| key.as_str().ends_with(".json"));
+        Ok(keys)
+    }
+
+    async fn fetch_checkpoint(&self, key: ObjectKey, now: DateTime<Utc>) -> Result<StoredCheckpoint, CatalogError> {
+        let bytes = self.read(&key).await?;
+        let signature = self.read(&key.with_suffix(".sig")?).await?;
+        self.verifier.verify(&bytes, &signature, now)?;
+        let malformed = |why: &str| {
+            CatalogError::new(CatalogErrorKind::Malformed, format!("read {key} in {}: {why}", self.storage.place()))
+        };
+        let checkpoint: Checkpoint =
+            serde_json::from_slice(&bytes).map_err(|error| malformed("it is no checkpoint").because(error))?;
+        if checkpoint.format != FORMAT {
+            let message = format!("read a checkpoint of format {}: this version reads {FORMAT}", checkpoint.format);
+            return Err(CatalogError::new(CatalogErrorKind::NewerFormat, message));
+        }
+        if names::checkpoint(&checkpoint.chain, checkpoint.taken)? != key {
+            return Err(malformed("it is signed for another name"));
+        }
+        Ok(StoredCheckpoint { key, checkpoint, digest: Digest::of(&bytes) })
+    }
+}

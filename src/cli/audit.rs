@@ -1,0 +1,111 @@
+//! `dbagent audit`: the hash chain of the audit log.
+
+use serde_json::json;
+
+use crate::app::App;
+use crate::cli::arguments::{Audit, AuditBackfill, AuditCheckpoint, AuditInstall, AuditVerify, Consent};
+use crate::cli::job::{code_of, outcome_text};
+use crate::cli::output::{Output, Tone};
+use crate::cli::{Code, progress, prompt, signals};
+use crate::model::audit::finding::FindingKind;
+use crate::model::failure::{Failure, FailureKind};
+use crate::model::outcome::Outcome;
+use crate::model::span::Span;
+use crate::ops::audit_backfill::Backfilled;
+use crate::ops::audit_verify::Scope;
+
+pub async fn run(app: &App, command: &Audit, output: &Output) -> Result<Code, Failure> {
+    match command {
+        Audit::Install(arguments) => install(app, arguments, output).await,
+        Audit::Backfill(arguments) => backfill(app, arguments, output).await,
+        Audit::Verify(arguments) => verify(app, arguments, output).await,
+        Audit::Checkpoint(arguments) => checkpoint(app, arguments, output).await,
+        Audit::Witness { silence } => {
+            let silence = silence.parse::<Span>().map_err(|error| {
+                Failure::new(FailureKind::Usage, format!("read {silence:?} as a span of time")).because(error)
+            })?;
+            let setting = app.setting(progress::on_screen(output), signals::stop());
+            told(&app.audit_witness(silence, &setting).await?, output)
+        }
+    }
+}
+
+async fn backfill(app: &App, arguments: &AuditBackfill, output: &Output) -> Result<Code, Failure> {
+    let setting = app.setting(progress::on_screen(output), signals::stop());
+    let AuditInstall { admin_url, database, consent } = &arguments.install;
+    let installer = app.audit_installer(admin_url.as_deref(), database.as_deref())?;
+    let (database, login) = (installer.connection().database().to_owned(), installer.connection().user().to_owned());
+    if consent.plan {
+        let planned = json!({"database": database, "login": login, "batch": arguments.batch});
+        output.result(&planned, || {
+            format!(
+                "In the database {database}, by {login}: every row of audit_logs gets a new hash and previous_hash."
+            )
+        });
+        return Ok(0);
+    }
+    prompt::require_consent(consent, "write new hashes into every row of audit_logs", &database)?;
+    let done = app.audit_backfill(&installer, arguments.batch.max(1), &setting).await?;
+    output.result(&json!({"database": database, "rows": done.rows, "under_lock": done.under_lock}), || {
+        let Backfilled { rows, under_lock } = done;
+        format!("{rows} rows are chained, {under_lock} of them while writers were kept out. VACUUM ANALYZE audit_logs.")
+    });
+    Ok(0)
+}
+
+/// Exit code 13 when the chain is not whole, 3 when something else should be looked at.
+async fn verify(app: &App, arguments: &AuditVerify, output: &Output) -> Result<Code, Failure> {
+    let setting = app.setting(progress::on_screen(output), signals::stop());
+    let scope = match (&arguments.partition, arguments.incremental) {
+        (Some(partition), _) => Scope::Partition(partition.clone()),
+        (None, true) => Scope::Incremental,
+        (None, false) => Scope::Full,
+    };
+    let outcome = app.audit_verify(scope, arguments.database.as_deref(), &setting).await?;
+    told(&outcome, output)
+}
+
+async fn checkpoint(app: &App, arguments: &AuditCheckpoint, output: &Output) -> Result<Code, Failure> {
+    let setting = app.setting(progress::on_screen(output), signals::stop());
+    if arguments.restored.is_some() {
+        let consent = Consent { plan: false, yes: arguments.yes };
+        let what = "let checkpoints of places beyond the present chain no longer count";
+        prompt::require_consent(&consent, what, &app.loaded.config.cluster)?;
+    }
+    let outcome = app.audit_checkpoint(None, arguments.restored.clone(), &setting).await?;
+    told(&outcome, output)
+}
+
+fn told(outcome: &Outcome, output: &Output) -> Result<Code, Failure> {
+    output.result(&json!({"outcome": outcome}), || outcome_text(outcome, output));
+    let broken = |kind: FindingKind| outcome.findings.iter().any(|finding| finding.code == kind.name());
+    Ok(if FindingKind::ALL.into_iter().any(broken) { FailureKind::Integrity.exit_code() } else { code_of(outcome) })
+}
+
+async fn install(app: &App, arguments: &AuditInstall, output: &Output) -> Result<Code, Failure> {
+    let setting = app.setting(progress::on_screen(output), signals::stop());
+    let installer = app.audit_installer(arguments.admin_url.as_deref(), arguments.database.as_deref())?;
+    let (database, login) = (installer.connection().database().to_owned(), installer.connection().user().to_owned());
+    let pending = app.audit_install_plan(&installer).await?;
+    let files: String = pending.iter().map(|name| format!("\n  sql/schema/{name}.sql")).collect();
+    let planned = format!("In the database {database}, by {login}: {} files{files}", pending.len());
+    if arguments.consent.plan {
+        output.result(&json!({"database": database, "login": login, "migrations": pending}), || planned);
+        return Ok(0);
+    }
+    if !pending.is_empty() {
+        output.talk(&planned);
+        prompt::require_consent(&arguments.consent, "install the audit chain", &database)?;
+    }
+    let done = app.audit_install(&installer, &setting).await?;
+    let result = json!({"database": database, "migrations": done.migrations, "chained": done.chained});
+    output.result(&result, || match (done.chained, done.enabled_now) {
+        (true, true) => output.paint(Tone::Good, "The audit log is chained from its first row on."),
+        (true, false) => output.paint(Tone::Good, "The audit log is chained; nothing was left to do."),
+        (false, _) => output.paint(
+            Tone::Warning,
+            "Installed, but the log has rows and is not chained yet: run `dbagent audit backfill`, after a backup.",
+        ),
+    });
+    Ok(if done.chained { 0 } else { FailureKind::Findings.exit_code() })
+}

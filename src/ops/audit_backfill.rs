@@ -1,0 +1,77 @@
+//! Chains a log that has rows already, once: in batches of one transaction each while the application goes on writing, then
+//! the last rows and the trigger under a lock that keeps writers out for as long as that takes.
+//!
+//! A run that dies is simply run again: what has a place is done. Rows keep their content and get new `hash` and
+//! `previous_hash`; what stood there is gone, so a dump comes first.
+
+use crate::model::event::Event;
+use crate::model::failure::{Failure, FailureKind};
+use crate::ops::Setting;
+use crate::postgres::audit::schema;
+use crate::postgres::{Connection, Session};
+
+/// What was done.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Backfilled {
+    /// Rows that were chained by this run.
+    pub rows: u64,
+    /// Of them, while writers were kept out.
+    pub under_lock: u64,
+}
+
+/// Chains every row, `batch` at a time, and puts the trigger on the log. Needs a superuser. `RefusedForSafety` when the log
+/// is chained already.
+pub async fn run(connection: &Connection, batch: u32, setting: &Setting) -> Result<Backfilled, Failure> {
+    let session = connection.connect().await?;
+    if !schema::is_installed(&session).await? {
+        return Err(Failure::new(FailureKind::NothingMatches, "chain the audit log: schema audit is not installed")
+            .hint("Run `dbagent audit install` first."));
+    }
+    if schema::has_trigger(session.client()).await? {
+        return Err(Failure::new(FailureKind::RefusedForSafety, "chain the audit log: it is chained already")
+            .hint("`dbagent audit verify` says whether it is whole."));
+    }
+    let mut rows = 0;
+    // In order, then those that were committed behind the place where the first pass was.
+    for stragglers in [false, true] {
+        loop {
+            setting.require_going_on("go on chaining the audit log")?;
+            let done = schema::backfill(&session, batch, stragglers).await?;
+            rows += done;
+            setting.events.tell(Event::Progress { bytes: 0, expected_bytes: None, rows });
+            if done == 0 {
+                break;
+            }
+        }
+    }
+    setting.events.step("chaining the last rows, and closing the log to what is not chained");
+    let under_lock = finish(&session, batch).await?;
+    Ok(Backfilled { rows: rows + under_lock, under_lock })
+}
+
+async fn finish(session: &Session, batch: u32) -> Result<u64, Failure> {
+    session
+        .batch("BEGIN; SET LOCAL lock_timeout = '5s'; LOCK TABLE public.audit_logs IN SHARE ROW EXCLUSIVE MODE")
+        .await?;
+    let last = async {
+        let mut rows = 0;
+        loop {
+            match schema::backfill(session, batch, true).await? {
+                0 => break,
+                done => rows += done,
+            }
+        }
+        schema::enable_trigger(session.client()).await?;
+        Ok::<_, Failure>(rows)
+    };
+    match last.await {
+        Ok(rows) => {
+            session.batch("COMMIT").await?;
+            Ok(rows)
+        }
+        Err(failure) => {
+            session.batch("ROLLBACK").await?;
+            Err(failure)
+        }
+    }
+}

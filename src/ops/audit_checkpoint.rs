@@ -1,0 +1,197 @@
+//! The verb `audit-checkpoint`: signs size and head of the audit chain into every repository, also when nothing changed,
+//! unless the chain contradicts what was signed before. Then it raises an alert, and signs nothing: an agent never signs a
+//! chain that it has reason not to believe.
+//!
+//! Sends again what nobody has acknowledged, because it runs every five minutes.
+
+use std::time::Duration;
+
+use crate::catalog::{Repository, StoredCheckpoint};
+use crate::model::audit::CHAIN;
+use crate::model::audit::alert::Subject;
+use crate::model::audit::checkpoint::{Checkpoint, Occasion, Present, contradictions, last_agreed};
+use crate::model::audit::finding::{ChainFinding, FindingKind};
+use crate::model::digest::Digest;
+use crate::model::failure::{Failure, FailureKind};
+use crate::model::outcome::{Finding, Outcome, RepositoryOutcome, Severity, Verdict};
+use crate::ops::Setting;
+use crate::postgres::Connection;
+use crate::postgres::audit::{ChainSnapshot, schema};
+use crate::steps::alert::{self, AlertDoors};
+use crate::steps::checkpoint::{Statement, Terms, repository_outcome};
+
+/// How to do it.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// What every checkpoint says.
+    pub terms: Terms,
+    /// Why the chain was put back, if it was, and on purpose: then nothing that was signed before holds it up.
+    pub restored: Option<String>,
+    /// Longest wait for the log's locks.
+    pub lock_timeout: Duration,
+}
+
+/// What the verb works with.
+#[derive(Debug)]
+pub struct Doors {
+    /// The database, by the role that verifies.
+    pub connection: Connection,
+    /// Where checkpoints go.
+    pub repositories: Vec<Repository>,
+    /// Repositories that could not be opened, and why.
+    pub unopened: Vec<(String, Failure)>,
+    /// Where alerts go.
+    pub alerts: AlertDoors,
+}
+
+/// Signs, or says why not.
+pub async fn run(options: &Options, doors: &Doors, setting: &Setting) -> Result<Outcome, Failure> {
+    let done = setting.unless_stopped("sign a checkpoint", attempt(options, doors, setting)).await;
+    let mut told = match &done {
+        Ok(done) if !done.findings.is_empty() => {
+            alert::raise(&done.findings, &subject(done, setting), &doors.alerts, setting).await?
+        }
+        _ => alert::deliver(&doors.alerts).await,
+    };
+    let mut done = done?;
+    told.append(&mut done.troubles);
+    Ok(outcome(done, told))
+}
+
+struct Done {
+    size: i64,
+    hash: Option<Digest>,
+    system_identifier: Option<String>,
+    database: String,
+    last_good: Option<String>,
+    findings: Vec<ChainFinding>,
+    troubles: Vec<Finding>,
+    repositories: Vec<RepositoryOutcome>,
+}
+
+async fn attempt(options: &Options, doors: &Doors, setting: &Setting) -> Result<Done, Failure> {
+    let snapshot = ChainSnapshot::begin(&doors.connection, options.lock_timeout, setting.clock.as_ref()).await?;
+    let statement = Statement::of(&snapshot, &options.terms).await?;
+    let head = snapshot.head;
+    let mut done = Done {
+        size: head.map_or(0, |head| head.seq),
+        hash: head.and_then(|head| head.hash),
+        system_identifier: statement.origin().system_identifier.map(|id| id.to_string()),
+        database: statement.origin().database.clone(),
+        last_good: None,
+        findings: Vec::new(),
+        troubles: Vec::new(),
+        repositories: Vec::new(),
+    };
+    if head.is_none() {
+        let message = "the row of the chain in audit.chain_head is gone";
+        done.findings.push(ChainFinding::new(FindingKind::LinkBroken, message));
+    }
+    for drift in schema::drift(snapshot.session()).await?.into_iter().take(1) {
+        let message = format!("{}: {}", drift.object, drift.what);
+        done.findings.push(ChainFinding::new(FindingKind::SchemaChanged, message));
+    }
+    for repository in &doors.repositories {
+        let signed = one(repository, &statement, &snapshot, options, &mut done, setting).await;
+        done.repositories.push(repository_outcome(&repository.name, signed.err().as_ref()));
+    }
+    for (name, failure) in &doors.unopened {
+        done.repositories.push(repository_outcome(name, Some(failure)));
+    }
+    snapshot.release().await?;
+    // One alert for each kind, however many repositories tell the same.
+    done.findings.sort_by_key(|finding| finding.kind);
+    done.findings.dedup_by_key(|finding| finding.kind);
+    Ok(done)
+}
+
+/// Compares with the newest checkpoint of one repository, and signs the next.
+async fn one(
+    repository: &Repository,
+    statement: &Statement<'_>,
+    snapshot: &ChainSnapshot,
+    options: &Options,
+    done: &mut Done,
+    setting: &Setting,
+) -> Result<(), Failure> {
+    setting.events.step(format!("signing a checkpoint into {}", repository.storage.place()));
+    let before = repository.newest_checkpoint(CHAIN, setting.clock.now()).await?;
+    if let Some(before) = before.as_ref().filter(|_| options.restored.is_none()) {
+        let against = against(before, statement, snapshot, done.size).await?;
+        let contradicted = against.iter().any(|finding| finding.kind != FindingKind::SchemaChanged);
+        done.findings.extend(against);
+        if contradicted {
+            let message =
+                format!("sign a checkpoint into {}: the chain contradicts the one of {}", repository.name, before.key);
+            return Err(Failure::new(FailureKind::Integrity, message));
+        }
+    }
+    if snapshot.head.is_none() {
+        return Err(Failure::new(FailureKind::Integrity, "sign a checkpoint: the chain has no head"));
+    }
+    done.last_good = before.as_ref().map(|before| before.key.to_string());
+    let occasion = match &options.restored {
+        None => Occasion::Routine,
+        Some(reason) => {
+            let kept = kept(repository, snapshot, setting).await?;
+            Occasion::Restored { reason: reason.clone(), kept }
+        }
+    };
+    statement.sign_into(repository, before.as_ref(), &occasion, setting).await?;
+    Ok(())
+}
+
+/// The last place of the chain that is as the repository's checkpoints have signed it.
+async fn kept(repository: &Repository, snapshot: &ChainSnapshot, setting: &Setting) -> Result<i64, Failure> {
+    let read = repository.checkpoints(CHAIN, setting.clock.now()).await?;
+    let signed: Vec<Checkpoint> = read.stored.into_iter().map(|stored| stored.checkpoint).collect();
+    let places: Vec<i64> = signed.iter().map(|checkpoint| checkpoint.size).collect();
+    let hashes = snapshot.hashes_at(&places).await?;
+    Ok(last_agreed(&signed, |seq| hashes.get(&seq).copied()))
+}
+
+async fn against(
+    before: &StoredCheckpoint,
+    statement: &Statement<'_>,
+    snapshot: &ChainSnapshot,
+    size: i64,
+) -> Result<Vec<ChainFinding>, Failure> {
+    let signed = &before.checkpoint;
+    let hashes = snapshot.hashes_at(&[signed.size]).await?;
+    let present = Present { size, first: 1, origin: statement.origin() };
+    let hash_at = |seq: i64| hashes.get(&seq).copied();
+    let mut findings = contradictions(std::slice::from_ref(signed), &present, hash_at);
+    findings.extend(statement.lost_partitions(signed));
+    findings.extend(statement.schema_change(signed));
+    Ok(findings)
+}
+
+fn subject(done: &Done, setting: &Setting) -> Subject {
+    Subject {
+        chain: CHAIN.to_owned(),
+        run: setting.run,
+        system_identifier: done.system_identifier.clone(),
+        database: done.database.clone(),
+        verified: None,
+        last_good_checkpoint: done.last_good.clone(),
+    }
+}
+
+fn outcome(done: Done, told: Vec<Finding>) -> Outcome {
+    let mut findings: Vec<Finding> = done.findings.iter().map(ChainFinding::to_finding).collect();
+    findings.extend(told);
+    let failed = done.repositories.iter().filter(|outcome| outcome.error.is_some()).count();
+    if done.repositories.is_empty() {
+        let message = "no repository is configured: nobody outside the database knows what the chain was";
+        findings.push(Finding::new(Severity::Critical, "checkpoint-nowhere", message));
+    }
+    let verdict = match (done.findings.is_empty(), failed, findings.is_empty()) {
+        (true, 1.., _) => Verdict::Incomplete,
+        (true, 0, true) => Verdict::Ok,
+        _ => Verdict::Findings,
+    };
+    let hash = done.hash.map_or("empty".to_owned(), |hash| hash.to_string());
+    let signed = done.repositories.len() - failed;
+    let summary = format!("checkpoint of the audit chain at {}, {hash}: signed into {signed} repositories", done.size);
+    Outcome { verdict, repositories: done.repositories, findings, ..Outcome::ok(summary) }
+}

@@ -1,0 +1,268 @@
+//! Alerts: told once for each kind, on the channel, until somebody acknowledges them; never lost, also when the database is
+//! down or the agent dies between two steps.
+
+use std::time::Duration;
+
+use dbagent::model::audit::alert::is_authentic;
+use dbagent::model::audit::finding::{ChainFinding, FindingKind};
+use dbagent::model::outcome::Verdict;
+use dbagent::ops::alert;
+use dbagent::ops::audit_verify::Scope;
+use dbagent::steps::alert::deliver;
+use serde_json::Value;
+use tokio::sync::mpsc;
+use tokio_postgres::{AsyncMessage, NoTls};
+
+use crate::audit_stage::{Chained, KEY, Watched, history};
+use crate::cli::Desk;
+
+/// A connection that listens as the consumers of alerts do.
+struct Listener {
+    heard: mpsc::UnboundedReceiver<Value>,
+    client: tokio_postgres::Client,
+}
+
+impl Listener {
+    async fn new(server: &dbagent::steps::scratch::ScratchServer, database: &str) -> Self {
+        let mut config = tokio_postgres::Config::new();
+        config.host_path(server.directory()).port(server.port()).user("postgres").dbname(database);
+        let (client, mut connection) = config.connect(NoTls).await.unwrap();
+        let (tell, heard) = mpsc::unbounded_channel();
+        tokio::spawn(async move {
+            while let Some(Ok(message)) = std::future::poll_fn(|context| connection.poll_message(context)).await {
+                if let AsyncMessage::Notification(notice) = message {
+                    assert!(notice.payload().len() <= 4096);
+                    tell.send(serde_json::from_str(notice.payload()).unwrap_or(Value::Null)).unwrap();
+                }
+            }
+        });
+        client.batch_execute("LISTEN audit_tampering_detected").await.unwrap();
+        Self { heard, client }
+    }
+
+    async fn next(&mut self) -> Value {
+        tokio::time::timeout(Duration::from_secs(20), self.heard.recv()).await.unwrap().unwrap()
+    }
+
+    /// What was heard until now.
+    async fn rest(&mut self) -> Vec<Value> {
+        self.client.batch_execute("SELECT 1").await.unwrap();
+        let mut rest = Vec::new();
+        while let Ok(value) = self.heard.try_recv() {
+            rest.push(value);
+        }
+        rest
+    }
+}
+
+async fn tamper(watched: &Watched) {
+    let edit = "SET session_replication_role = replica; UPDATE audit_logs SET action = 'forged' WHERE id = (SELECT id FROM audit.chain_seq WHERE seq = 33)";
+    watched.chained.run(edit).await;
+}
+
+async fn watched() -> Watched {
+    let chained = Chained::new().await;
+    chained.run(&history(60)).await;
+    Watched::new(chained)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_superusers_edit_is_heard_by_who_listens_and_repeated_until_acknowledged() {
+    let watched = watched().await;
+    let mut listener = Listener::new(&watched.chained.server, "consulting_tool").await;
+    assert!(watched.verify(Scope::Full).await.unwrap().is_green());
+    assert_eq!(listener.rest().await, [] as [Value; 0], "a whole chain raises nothing");
+    tamper(&watched).await;
+    let outcome = watched.verify(Scope::Full).await.unwrap();
+    assert_eq!((outcome.verdict, outcome.findings.len()), (Verdict::Findings, 1), "{outcome:?}");
+    let told = listener.next().await;
+    for (field, value) in [
+        ("severity", "critical"),
+        ("message", "Audit log hash chain verification failed"),
+        ("kind", "ROW_ALTERED"),
+        ("chain", "audit_logs"),
+        ("database", "consulting_tool"),
+    ] {
+        assert_eq!(told[field], value);
+    }
+    assert_eq!((&told["first_bad"]["seq"], &told["bad_rows"]), (&33.into(), &1.into()));
+    for field in
+        ["timestamp", "alert_id", "run_id", "system_identifier", "expected", "actual", "last_good_checkpoint", "hmac"]
+    {
+        assert!(told[field].is_string(), "{field} in {told}");
+    }
+    assert!(is_authentic(&told, KEY) && !told.to_string().contains("forged"), "no content of rows");
+    assert_eq!(watched.chained.text("SELECT count(*) FROM audit.findings WHERE kind = 'ROW_ALTERED'").await, "1");
+
+    // F109, F112: found again, it is the same alert, and it is not sent before its time.
+    watched.verify(Scope::Full).await.unwrap();
+    assert_eq!(listener.rest().await, [] as [Value; 0]);
+    watched.chained.run("UPDATE audit.alert_outbox SET last_sent_at = now() - interval '5 minutes'").await;
+    assert!(deliver(&watched.alerts()).await.is_empty());
+    assert_eq!(listener.next().await["alert_id"], told["alert_id"]);
+    let (kept, waiting) = alert::list(&watched.alerts(), false).await.unwrap();
+    assert_eq!((kept.len(), kept[0].sends, waiting.len()), (1, 2, 0));
+
+    let id = kept[0].id.parse().unwrap();
+    assert_eq!(alert::acknowledge(&watched.alerts(), Some(id), "ada", Some("a drill")).await.unwrap().len(), 1);
+    watched.chained.run("UPDATE audit.alert_outbox SET last_sent_at = now() - interval '1 hour'").await;
+    deliver(&watched.alerts()).await;
+    assert_eq!(listener.rest().await, [] as [Value; 0], "what is acknowledged is not repeated");
+    assert!(alert::acknowledge(&watched.alerts(), Some(id), "ada", None).await.is_err(), "nor acknowledged twice");
+    assert!(watched.files.path().join("repository/alerts").is_dir(), "the second channel has it too");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn f112_a_million_bad_rows_are_one_alert() {
+    let watched = watched().await;
+    watched.chained.run("SET session_replication_role = replica; UPDATE audit_logs SET success = NULL").await;
+    let outcome = watched.verify(Scope::Full).await.unwrap();
+    assert_eq!(outcome.findings.len(), 1);
+    let counts = "SELECT count(*) || ' ' || max((payload ->> 'bad_rows')::int) || ' ' || max((payload -> 'first_bad' ->> 'seq')::int) FROM audit.alert_outbox";
+    assert_eq!(watched.chained.text(counts).await, "1 60 1");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn f113_while_the_database_is_down_alerts_wait_and_are_told_when_it_is_back() {
+    let watched = watched().await;
+    let Watched { chained, files, repository } = watched;
+    let mut chained = std::sync::Arc::into_inner(chained).unwrap();
+    chained.stop_server();
+    let watched = Watched { chained: chained.into(), files, repository };
+    for _ in 0..2 {
+        watched.verify(Scope::Full).await.unwrap_err();
+    }
+    assert_eq!(watched.spool().names().unwrap().len(), 1, "the same is kept once");
+    let troubles = deliver(&watched.alerts()).await;
+    assert_eq!(troubles[0].code, "alerts-waiting");
+    let (_, waiting) = alert::list(&watched.alerts(), false).await.unwrap();
+    assert_eq!(waiting.len(), 1);
+
+    let Watched { chained, files, repository } = watched;
+    let mut chained = std::sync::Arc::into_inner(chained).unwrap();
+    chained.resume_server();
+    let watched = Watched { chained: chained.into(), files, repository };
+    let mut listener = Listener::new(&watched.chained.server, "consulting_tool").await;
+    assert!(deliver(&watched.alerts()).await.is_empty());
+    assert_eq!(listener.next().await["kind"], "VERIFY_FAILED_TO_RUN");
+    assert!(watched.spool().names().unwrap().is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn f110_an_alert_that_cannot_be_sent_is_kept_and_sent_later() {
+    let watched = watched().await;
+    let function =
+        watched.chained.text("SELECT pg_get_functiondef('public.alert_audit_log_tampering(uuid)'::regprocedure)").await;
+    watched.chained.run("DROP FUNCTION public.alert_audit_log_tampering(uuid)").await;
+    tamper(&watched).await;
+    let outcome = watched.verify(Scope::Full).await.unwrap();
+    assert!(outcome.findings.iter().any(|finding| finding.code == "alerts-waiting"), "{outcome:?}");
+    let state = "SELECT count(*) || ' ' || sum(sends) FROM audit.alert_outbox";
+    assert_eq!(watched.chained.text(state).await, "1 0", "kept, and not sent");
+    watched.chained.run(&function).await;
+    assert!(deliver(&watched.alerts()).await.is_empty());
+    assert_eq!(watched.chained.text(state).await, "1 1");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn f108_f111_what_is_too_long_is_sent_short_and_what_is_forged_is_no_alert() {
+    let watched = watched().await;
+    let mut listener = Listener::new(&watched.chained.server, "consulting_tool").await;
+    for length in [10, 3000, 4200, 20_000] {
+        watched
+            .chained
+            .run(&format!(
+                "INSERT INTO audit.alert_outbox (alert_id, run_id, kind, severity, payload)
+                 VALUES (gen_random_uuid(), gen_random_uuid(), 'ROW_ALTERED', 'critical',
+                     jsonb_build_object('severity', 'critical', 'message', repeat('é', {length}), 'kind', 'ROW_ALTERED'))"
+            ))
+            .await;
+        deliver(&watched.alerts()).await;
+        let told = listener.next().await;
+        assert_eq!(told["severity"], "critical", "{length}");
+        assert_eq!(told["shortened"] == true, length > 1000, "{length}");
+    }
+    watched
+        .chained
+        .application()
+        .await
+        .batch("SELECT pg_catalog.pg_notify('audit_tampering_detected', '{\"severity\": \"critical\"}')")
+        .await
+        .unwrap();
+    let forged = listener.next().await;
+    assert!(!is_authentic(&forged, KEY));
+    assert_eq!(
+        watched.chained.text("SELECT count(*) FROM audit.alert_outbox").await,
+        "4",
+        "the outbox does not know it"
+    );
+}
+
+#[test]
+fn a_payload_names_every_kind_in_words() {
+    for kind in FindingKind::ALL {
+        assert!(ChainFinding::new(kind, "x").to_finding().message.starts_with(kind.name()));
+        assert!(kind.headline().starts_with("Audit log"));
+    }
+}
+
+/// A desk whose database has a chained audit log.
+pub fn desk() -> Desk {
+    let desk = Desk::new();
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    runtime.block_on(async {
+        let session = desk.site.connection().connect().await.unwrap();
+        dbagent::steps::bc003::install(session.client()).await.unwrap();
+        dbagent::steps::bc003::install_roles(session.client()).await.unwrap();
+    });
+    desk.json(0, &["audit", "install", "--yes"]);
+    desk.site.ask(&crate::audit_stage::insert(20));
+    desk
+}
+
+#[test]
+fn the_shell_installs_verifies_signs_and_acknowledges() {
+    let desk = desk();
+    assert_eq!(desk.json(0, &["audit", "install", "--yes"])["chained"], true);
+    let verified = desk.json(0, &["audit", "verify"]);
+    assert!(verified["outcome"]["summary"].as_str().unwrap().contains("20 rows"), "{verified}");
+    desk.json(0, &["audit", "checkpoint"]);
+    desk.json(0, &["audit", "verify", "--incremental"]);
+    desk.json(0, &["alert", "list"]);
+    desk.site.ask("SET session_replication_role = replica; DELETE FROM audit_logs WHERE id = (SELECT id FROM audit.chain_seq WHERE seq = 7)");
+    let broken = desk.json(13, &["audit", "verify"]);
+    assert_eq!(broken["outcome"]["findings"][0]["code"], "ROW_MISSING", "{broken}");
+    let listed = desk.json(3, &["alert", "list"]);
+    let id = listed["alerts"][0]["id"].as_str().unwrap().to_owned();
+    assert_eq!(listed["alerts"][0]["payload"]["first_bad"]["seq"], 7);
+    desk.json(10, &["alert", "ack", "00000000-0000-7000-8000-000000000000", "--by", "ada"]);
+    desk.json(0, &["alert", "ack", &id, "--by", "ada", "--note", "a drill"]);
+    desk.json(0, &["alert", "list"]);
+    desk.json(0, &["alert", "test"]);
+    desk.json(0, &["alert", "ack", "--all", "--by", "ada"]);
+    assert_eq!(desk.json(0, &["alert", "list", "--all"])["alerts"].as_array().unwrap().len(), 2);
+}
+
+#[cfg(feature = "failpoints")]
+#[test]
+fn g10_an_agent_killed_between_any_two_steps_loses_no_alert() {
+    use std::os::unix::process::ExitStatusExt as _;
+
+    let desk = desk();
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    let mut fired = 0;
+    for (at, point) in ["alert.spooled", "alert.kept", "alert.sent"].iter().enumerate() {
+        let seq = at + 3;
+        let mut listener = runtime.block_on(Listener::new(&desk.site.server, "shop"));
+        desk.site.ask(&format!("SET session_replication_role = replica; UPDATE audit_logs SET action = 'x' WHERE id = (SELECT id FROM audit.chain_seq WHERE seq = {seq})"));
+        let killed =
+            desk.command(&["audit", "verify"]).env("DBAGENT_FAILPOINT", format!("{point}=kill")).output().unwrap();
+        assert_eq!(killed.status.signal(), Some(9), "{point}: {}", String::from_utf8_lossy(&killed.stderr));
+        fired += 1;
+        desk.run(&["audit", "checkpoint"]);
+        let told = runtime.block_on(listener.next());
+        assert_eq!((&told["kind"], &told["first_bad"]["seq"]), (&"ROW_ALTERED".into(), &3.into()), "{point}");
+        desk.json(0, &["alert", "ack", "--all", "--by", "test"]);
+    }
+    assert_eq!(fired, 3);
+}
