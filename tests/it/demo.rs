@@ -19,7 +19,16 @@ use dbagent::model::outcome::Verdict;
 use dbagent::postgres::find_tool;
 use dbagent::steps::bc003::Scale;
 
-const CLAIMS: [&str; 6] = ["dump", "restore equal", "increment", "table restored", "flipped byte found", "partitions"];
+const CLAIMS: [&str; 8] = [
+    "dump",
+    "restore equal",
+    "increment",
+    "table restored",
+    "flipped byte found",
+    "partitions",
+    "chain",
+    "tamper alert",
+];
 
 fn small() -> Scale {
     let first_month = NaiveDate::from_ymd_opt(2025, 11, 1).unwrap();

@@ -3,6 +3,7 @@
 //! It goes the way a user goes: `init` writes the configuration, and what follows is done with what was loaded from it.
 //! Everything lies in temporary directories that are gone afterwards, whatever happens, unless they are to be kept.
 
+mod chain;
 mod keep;
 mod months;
 mod stage;
@@ -35,7 +36,8 @@ pub struct Options {
 /// Something the tour set out to show.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Claim {
-    /// "dump", "restore equal", "increment", "table restored", "flipped byte found".
+    /// "dump", "restore equal", "increment", "table restored", "flipped byte found", "chain",
+    /// "tamper alert".
     pub name: &'static str,
     /// Whether it held.
     pub ok: bool,

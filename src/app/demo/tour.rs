@@ -10,7 +10,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use crate::app::demo::stage::{DATABASE, Stage};
-use crate::app::demo::{Claim, Guide};
+use crate::app::demo::{Claim, Guide, chain};
 use crate::catalog::{Inventory, Repository, Selector, Unsigned};
 use crate::model::digest::TableSum;
 use crate::model::failure::{Failure, FailureKind};
@@ -59,6 +59,8 @@ impl<'a> Tour<'a> {
             self.claim("table restored", self.restore_damaged_table()).await?,
             self.claim("flipped byte found", self.flip_a_byte()).await?,
             self.claim("partitions", self.maintain_partitions()).await?,
+            self.claim("chain", chain::chained(self.stage, self.guide)).await?,
+            self.claim("tamper alert", chain::alerted(self.stage, self.guide)).await?,
         ])
     }
 
