@@ -19,7 +19,7 @@ use crate::model::verb::Verb;
 use crate::ops::audit_backfill::{self, Backfilled};
 use crate::ops::audit_install::{self, Installed};
 use crate::ops::audit_verify::Scope;
-use crate::ops::{Setting, alert, audit_checkpoint, audit_verify, audit_witness};
+use crate::ops::{Setting, alert, audit_checkpoint, audit_rebuild, audit_verify, audit_witness};
 use crate::postgres::audit::outbox::Kept;
 use crate::steps::alert::AlertDoors;
 use crate::steps::checkpoint::Terms;
@@ -51,6 +51,11 @@ impl App {
         setting: &Setting,
     ) -> Result<Backfilled, Failure> {
         audit_backfill::run(installer.connection(), batch, setting).await
+    }
+
+    /// Rebuilds the side tables of a restored log.
+    pub async fn audit_rebuild(&self, installer: &SqlInstaller, setting: &Setting) -> Result<u64, Failure> {
+        audit_rebuild::run(installer.connection(), setting).await
     }
 
     /// Verifies the chain of `database` (that of the connection when absent).

@@ -18,6 +18,7 @@ pub async fn run(app: &App, command: &Audit, output: &Output) -> Result<Code, Fa
     match command {
         Audit::Install(arguments) => install(app, arguments, output).await,
         Audit::Backfill(arguments) => backfill(app, arguments, output).await,
+        Audit::Rebuild(arguments) => rebuild(app, arguments, output).await,
         Audit::Verify(arguments) => verify(app, arguments, output).await,
         Audit::Checkpoint(arguments) => checkpoint(app, arguments, output).await,
         Audit::Witness { silence } => {
@@ -49,6 +50,28 @@ async fn backfill(app: &App, arguments: &AuditBackfill, output: &Output) -> Resu
     output.result(&json!({"database": database, "rows": done.rows, "under_lock": done.under_lock}), || {
         let Backfilled { rows, under_lock } = done;
         format!("{rows} rows are chained, {under_lock} of them while writers were kept out. VACUUM ANALYZE audit_logs.")
+    });
+    Ok(0)
+}
+
+async fn rebuild(app: &App, arguments: &AuditInstall, output: &Output) -> Result<Code, Failure> {
+    let setting = app.setting(progress::on_screen(output), signals::stop());
+    let installer = app.audit_installer(arguments.admin_url.as_deref(), arguments.database.as_deref())?;
+    let database = installer.connection().database().to_owned();
+    if arguments.consent.plan {
+        output.result(&json!({"database": database}), || {
+            format!(
+                "In the database {database}: audit.chain_seq and audit.chain_head, if they are empty, from the log."
+            )
+        });
+        return Ok(0);
+    }
+    prompt::require_consent(&arguments.consent, "rebuild the side tables of the audit chain", &database)?;
+    let rows = app.audit_rebuild(&installer, &setting).await?;
+    output.result(&json!({"database": database, "rows": rows}), || {
+        format!(
+            "{rows} rows have their places again. Next: dbagent audit verify, then audit checkpoint --restored WHY."
+        )
     });
     Ok(0)
 }

@@ -114,6 +114,13 @@ pub async fn keys_of_blocks(
     Ok(CopyLines(Box::pin(session.client().copy_out(&statement).await?)))
 }
 
+/// Key and links of every row of the audit log, in the order of time: id, recorded_at, previous_hash, hash.
+pub async fn audit_links(session: &Session) -> Result<CopyLines, PostgresError> {
+    let statement =
+        "COPY (SELECT id, recorded_at, previous_hash, hash FROM public.audit_logs ORDER BY recorded_at, id) TO STDOUT";
+    Ok(CopyLines(Box::pin(session.client().copy_out(statement).await?)))
+}
+
 fn prefixed(columns: &[String]) -> String {
     columns.iter().map(|column| format!("t.{}", quote_identifier(column))).collect::<Vec<_>>().join(", ")
 }

@@ -266,3 +266,29 @@ fn g10_an_agent_killed_between_any_two_steps_loses_no_alert() {
     }
     assert_eq!(fired, 3);
 }
+
+#[test]
+fn f106b_a_restored_log_keeps_its_hashes_and_goes_on_as_the_same_chain() {
+    let desk = desk();
+    let plan = desk.site.root().join("plan.toml");
+    let text = std::fs::read_to_string(&plan).unwrap();
+    std::fs::write(&plan, text + "[job.log]\nverb = 'dump'\nschedule = '0 4 * * 0'\ntables = ['audit_logs']\n")
+        .unwrap();
+    desk.json(0, &["job", "run", "log"]);
+    let list = desk.json(0, &["backup", "list", "--job", "log"]);
+    let id = list["backups"][0]["id"].as_str().unwrap();
+    desk.json(0, &["restore", "--database", "shop", "--backup", id, "--to-database", "copy"]);
+    let ask = |query: &str| desk.site.server.sql_in("copy", query).unwrap();
+    let hashes = "SELECT md5(string_agg(hash, ',' ORDER BY recorded_at, id)) FROM audit_logs";
+    assert_eq!(ask(hashes), desk.site.ask(hashes), "loaded as they were");
+    assert!(
+        desk.site.server.sql_in("copy", &crate::audit_stage::insert(1)).is_err(),
+        "without a head nothing is added"
+    );
+    let rebuilt = desk.json(0, &["audit", "rebuild", "--database", "copy", "--yes"]);
+    assert_eq!(rebuilt["rows"], 20);
+    ask(&crate::audit_stage::insert(3));
+    assert_eq!(ask(&format!("SELECT ({})", crate::audit_stage::INTEGRITY)), "whole");
+    desk.json(0, &["audit", "verify", "--database", "copy"]);
+    desk.json(15, &["audit", "rebuild", "--database", "copy", "--yes"]);
+}

@@ -42,6 +42,18 @@ pub async fn backfill(session: &Session, batch: u32, stragglers: bool) -> Result
     Ok(u64::try_from(row.get::<_, i64>(0)).unwrap_or_default())
 }
 
+/// Whether no row has a place: a new chain, or a restore without the side tables.
+pub async fn side_tables_are_empty(session: &Session) -> Result<bool, PostgresError> {
+    let row = session.client().query_one(include_str!("../../../sql/audit/side_tables_are_empty.sql"), &[]).await;
+    Ok(row.map_err(|error| session.failed("look at the side tables", error))?.get(0))
+}
+
+/// Lets the head name place `seq`, also where its row is gone.
+pub async fn set_head(session: &Session, seq: i64, hash: Option<&str>) -> Result<(), PostgresError> {
+    let set = session.client().execute(include_str!("../../../sql/audit/set_head.sql"), &[&seq, &hash]).await;
+    set.map(|_| ()).map_err(|error| session.failed("set the head of the chain", error))
+}
+
 /// Whether the trigger is on the log, in whatever state.
 pub async fn has_trigger(client: &Client) -> Result<bool, PostgresError> {
     Ok(client.query_opt(include_str!("../../../sql/audit/trigger_state.sql"), &[]).await?.is_some())
