@@ -36,7 +36,7 @@ pub struct Options {
 /// Something the tour set out to show.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Claim {
-    /// "dump", "restore equal", "increment", "table restored", "flipped byte found", "chain",
+    /// "dump", "restore equal", "increment", "table restored", "flipped byte found", "partitions", "chain",
     /// "tamper alert".
     pub name: &'static str,
     /// Whether it held.
