@@ -190,7 +190,7 @@ fn due(plan: &Plan, job: &config::Job) -> Option<Schedule> {
 }
 
 fn unbuilt(plan: &Plan) -> Vec<String> {
-    let unbuilt = plan.job.iter().filter(|(_, job)| job.enabled && !job.verb.is_built());
+    let unbuilt = plan.job.iter().filter(|(_, job)| job.enabled && !job.is_built());
     unbuilt.map(|(name, job)| format!("{name} ({})", job.verb)).collect()
 }
 

@@ -5,6 +5,7 @@
 
 pub mod agent;
 mod audit;
+mod base;
 pub mod demo;
 mod health;
 pub mod init;

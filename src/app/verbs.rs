@@ -1,5 +1,6 @@
 //! Carries out one job of the plan: from the plan's words to a verb's options and opened doors.
 
+use std::collections::BTreeMap;
 use std::num::NonZeroUsize;
 use std::thread::available_parallelism;
 use std::time::Duration;
@@ -10,7 +11,7 @@ use crate::model::failure::{Failure, FailureKind};
 use crate::model::outcome::Outcome;
 use crate::model::span::Span;
 use crate::model::verb::Verb;
-use crate::ops::{Setting, check, dump, expire, increment, partition, restore, wal};
+use crate::ops::{Setting, base_backup, check, dump, expire, increment, partition, restore, wal};
 use crate::pipeline::deflate::Level;
 
 /// Longest silence of pg_dump unless the job says otherwise.
@@ -46,6 +47,10 @@ impl App {
                 increment::run(&self.dump_options(name, job)?, &doors, setting).await
             }
             Verb::WalSync => wal::sync::run(&self.wal_sync_doors().await?, setting).await,
+            Verb::BaseBackup if job.is_built() => {
+                let doors = self.base_doors(job, only).await?;
+                base_backup::run(&self.base_options(name, job)?, &doors, setting).await
+            }
             Verb::Expire => {
                 let (repositories, unopened) = self.expire_doors().await?;
                 let mut outcome = expire::run(&repositories, &self.expire_options()?, setting).await?;
@@ -65,8 +70,8 @@ impl App {
 
     /// Errors unless the job `name` is there and this version can run it.
     pub fn require_built(&self, name: &str) -> Result<(), Failure> {
-        let verb = self.job(name)?.verb;
-        if verb.is_built() { Ok(()) } else { Err(not_built(name, verb)) }
+        let job = self.job(name)?;
+        if job.is_built() { Ok(()) } else { Err(not_built(name, job.verb)) }
     }
 
     async fn dump_doors(&self, job: &Job, only: Option<&[String]>) -> Result<dump::Doors, Failure> {
@@ -81,10 +86,6 @@ impl App {
 
     pub(in crate::app) fn dump_options(&self, name: &str, job: &Job) -> Result<dump::Options, Failure> {
         let config = &self.loaded.config;
-        let storage_class = config.repository.iter().filter_map(|(repository, settings)| {
-            let class = job.storage_class_in(repository).or(settings.storage_class.as_deref());
-            Some((repository.clone(), class?.to_owned()))
-        });
         let seconds = |span: Option<Span>, unless: Duration| span.map_or(unless, |span| span.to_duration());
         Ok(dump::Options {
             job: name.to_owned(),
@@ -94,7 +95,7 @@ impl App {
             tables: job.tables.clone(),
             folder: job.folder.clone().unwrap_or_else(|| name.to_owned()),
             name_prefix: job.name_prefix.clone().unwrap_or_else(|| name.to_owned()),
-            storage_class: storage_class.collect(),
+            storage_class: self.storage_classes(job),
             large_objects: job.large_objects.unwrap_or(false),
             lock_timeout: seconds(job.lock_timeout, seconds(Some(config.dump.lock_timeout), Duration::from_secs(30))),
             no_progress_timeout: seconds(job.no_progress_timeout, NO_PROGRESS),
@@ -102,6 +103,15 @@ impl App {
             level: Level::new(config.dump.compression_level).unwrap_or_default(),
             threads: self.threads(),
         })
+    }
+
+    /// The storage class of what `job` stores, by repository.
+    pub(super) fn storage_classes(&self, job: &Job) -> BTreeMap<String, String> {
+        let classes = self.loaded.config.repository.iter().filter_map(|(repository, settings)| {
+            let class = job.storage_class_in(repository).or(settings.storage_class.as_deref());
+            Some((repository.clone(), class?.to_owned()))
+        });
+        classes.collect()
     }
 
     fn threads(&self) -> NonZeroUsize {

@@ -323,7 +323,7 @@ fn artifact(
     signed_by: Option<String>,
     stands: Option<Standing>,
 ) -> Artifact {
-    let damaged = stands.as_ref().and_then(|stands| stands.damaged.clone());
+    let damaged = stands.as_ref().and_then(|stands| stands.damaged.clone()).or_else(|| taken_damaged(&manifest));
     let checked = stands.as_ref().and_then(|stands| stands.verified).unwrap_or(manifest.verification);
     Artifact {
         repository: repository.name.clone(),
@@ -335,6 +335,15 @@ fn artifact(
         manifest_digest,
         signed_by,
     }
+}
+
+/// Pages that were damaged in the cluster itself: whole bytes of a broken cluster are no good backup.
+fn taken_damaged(manifest: &Manifest) -> Option<String> {
+    let damaged = &manifest.base.as_ref()?.damaged;
+    let named = damaged.first.first().map(|page| format!(", the first in {} block {}", page.path, page.block));
+    (!damaged.is_none()).then(|| {
+        format!("{} pages of the cluster were damaged when it was taken{}", damaged.count, named.unwrap_or_default())
+    })
 }
 
 impl Standing {

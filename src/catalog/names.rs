@@ -19,6 +19,11 @@ const MANIFEST: &str = ".manifest.json";
 const SIGNATURE: &str = ".manifest.json.sig";
 const CHECKSUMS: &str = ".sha256";
 const BUCKETS: &str = ".buckets";
+const FILES: &str = ".files";
+/// The folder of all base backups, the name of each in its own folder, and what the names of its parts begin with.
+const BASE_FOLDER: &str = "base";
+const BASE: &str = "backup";
+const PART: &str = "part-";
 const IDENTITY: &str = "repository.json";
 const LOG_FOLDER: &str = OWN_FOLDERS[0];
 const LEASE_FOLDER: &str = OWN_FOLDERS[1];
@@ -120,17 +125,51 @@ impl ArtifactName {
 
     /// The artifact that `key` belongs to, whatever kind of object it is.
     pub fn of_object(key: &ObjectKey) -> Option<Self> {
-        let suffixes = [".dump", ".schema.dump", ".roles.sql", ".tar", BUCKETS, CHECKSUMS, MANIFEST, SIGNATURE];
-        let ends =
-            suffixes.iter().flat_map(|suffix| ["", ".gz", ".gpg", ".gz.gpg"].map(|end| format!("{suffix}{end}")));
+        if let Some(name) = Self::of_part(key) {
+            return Some(name);
+        }
+        let suffixes = [".dump", ".schema.dump", ".roles.sql", ".tar", FILES, BUCKETS, CHECKSUMS, MANIFEST, SIGNATURE];
+        let packed = ["", ".gz", ".zst", ".lz4"].into_iter().flat_map(|end| [end.to_owned(), format!("{end}.gpg")]);
+        let packed: Vec<String> = packed.collect();
+        let ends = suffixes.iter().flat_map(|suffix| packed.iter().map(move |end| format!("{suffix}{end}")));
         let stems = ends.filter_map(|end| key.as_str().strip_suffix(end.as_str()));
         stems.min_by_key(|stem| stem.len()).and_then(|stem| stem.parse().ok()).map(Self)
+    }
+
+    /// The base backup that the part `key` belongs to.
+    fn of_part(key: &ObjectKey) -> Option<Self> {
+        let (folder, name) = key.as_str().rsplit_once('/')?;
+        let (number, ends) = name.strip_prefix(PART)?.split_once(".tar")?;
+        let is_number = number.len() >= 5 && number.bytes().all(|byte| byte.is_ascii_digit());
+        let is_end = ends.split('.').skip(1).all(|end| matches!(end, "gz" | "zst" | "lz4" | "gpg"));
+        let in_base = key.components().next() == Some(BASE_FOLDER) && (ends.is_empty() || ends.starts_with('.'));
+        (is_number && is_end && in_base).then(|| format!("{folder}/{BASE}").parse().ok().map(Self))?
+    }
+
+    /// The base backup begun at `started`: a folder of its own, its parts beside its manifest.
+    pub fn of_base(started: DateTime<Utc>) -> Result<Self, InvalidKey> {
+        Self::in_own_folder(BASE_FOLDER, BASE, started)
+    }
+
+    /// The key of part number `number` of a base backup, encoded as `encoding` says.
+    pub fn part(&self, number: u32, encoding: &[Encoding]) -> Result<ObjectKey, InvalidKey> {
+        let folder = self.0.as_str().rsplit_once('/').map_or("", |(folder, _)| folder);
+        format!("{folder}/{PART}{number:05}.tar{}", ends(encoding)).parse()
     }
 
     /// Whether `YYYYMMDD_HHMMSS` stands in it, as in every name that we make.
     fn tells_an_instant(&self) -> bool {
         let form = |at: usize, byte: u8| if at == 8 { byte == b'_' } else { byte.is_ascii_digit() };
         self.0.as_str().as_bytes().windows(15).any(|text| text.iter().enumerate().all(|(at, byte)| form(at, *byte)))
+    }
+
+    /// What every key of the artifact begins with, and no key of another.
+    pub fn begins(&self) -> String {
+        let key = self.0.as_str();
+        match key.strip_suffix(&format!("/{BASE}")).filter(|folder| folder.starts_with(BASE_FOLDER)) {
+            Some(folder) => format!("{folder}/"),
+            None => format!("{key}."),
+        }
     }
 
     /// The key of the manifest: the commit point.
@@ -151,15 +190,24 @@ impl ArtifactName {
             ObjectRole::Schema => ".schema.dump",
             ObjectRole::Roles => ".roles.sql",
             ObjectRole::Buckets => BUCKETS,
+            ObjectRole::Part => ".tar",
+            ObjectRole::Files => FILES,
             ObjectRole::Checksums => CHECKSUMS,
         };
-        let ends = encoding.iter().map(|encoding| match encoding {
-            Encoding::PgDumpCustom | Encoding::Sql | Encoding::Tar | Encoding::Buckets => "",
-            Encoding::Gzip => ".gz",
-            Encoding::OpenPgp => ".gpg",
-        });
-        self.0.with_suffix(&format!("{content}{}", ends.collect::<String>()))
+        self.0.with_suffix(&format!("{content}{}", ends(encoding)))
     }
+}
+
+/// What a key ends with after the ending of its content.
+fn ends(encoding: &[Encoding]) -> String {
+    let end = |encoding: &Encoding| match encoding {
+        Encoding::PgDumpCustom | Encoding::Sql | Encoding::Tar | Encoding::Buckets | Encoding::Files => "",
+        Encoding::Gzip => ".gz",
+        Encoding::Zstd => ".zst",
+        Encoding::Lz4 => ".lz4",
+        Encoding::OpenPgp => ".gpg",
+    };
+    encoding.iter().map(end).collect()
 }
 
 impl fmt::Display for ArtifactName {
@@ -210,6 +258,35 @@ mod tests {
         assert_eq!(ArtifactName::of_object(&name().signature().unwrap()), Some(name()));
         assert_eq!(ArtifactName::of_manifest(&name().manifest().unwrap()), Some(name()));
         assert_eq!(ArtifactName::of_object(&"full/readme.txt".parse().unwrap()), None);
+    }
+
+    #[test]
+    fn the_parts_of_a_base_backup_lead_back_to_it() {
+        let base = ArtifactName::of_base("2025-11-03T02:00:00Z".parse().unwrap()).unwrap();
+        assert_eq!(base.manifest().unwrap().as_str(), "base/20251103_020000/backup.manifest.json");
+        let encodings: [&[Encoding]; 4] = [
+            &[Encoding::Tar, Encoding::Zstd, Encoding::OpenPgp],
+            &[Encoding::Tar, Encoding::Gzip],
+            &[Encoding::Tar, Encoding::Lz4, Encoding::OpenPgp],
+            &[Encoding::Tar],
+        ];
+        assert_eq!(base.part(1, encodings[0]).unwrap().as_str(), "base/20251103_020000/part-00001.tar.zst.gpg");
+        for encoding in encodings {
+            let keys =
+                [base.part(123_456, encoding), base.object(ObjectRole::Files, &[Encoding::Files, Encoding::Zstd])];
+            for key in keys {
+                let key = key.unwrap();
+                assert_eq!(ArtifactName::of_object(&key).as_ref(), Some(&base), "{key}");
+                assert!(is_ours(&key));
+            }
+        }
+        for other in [
+            "base/20251103_020000/part-1.tar",
+            "base/20251103_020000/part-00001.tar.zst.gpg.exe",
+            "x/part-00001.tarball",
+        ] {
+            assert_ne!(ArtifactName::of_object(&other.parse().unwrap()), Some(base.clone()), "{other}");
+        }
     }
 
     #[test]

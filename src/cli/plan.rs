@@ -18,7 +18,7 @@ pub fn run(app: &App, output: &Output) -> Result<Code, Failure> {
         .map(|(name, job)| {
             json!({
                 "name": name, "verb": job.verb, "description": job.description, "schedule": job.schedule,
-                "timezone": job.timezone, "enabled": job.enabled, "built": job.verb.is_built(),
+                "timezone": job.timezone, "enabled": job.enabled, "built": job.is_built(),
                 "next": next(job), "keep": job.keep,
             })
         })
@@ -27,7 +27,7 @@ pub fn run(app: &App, output: &Output) -> Result<Code, Failure> {
         json!({"plan": plan.name, "description": plan.description, "jobs": jobs, "warnings": app.loaded.warnings});
     output.result(&result, || {
         let rows = plan.job.iter().map(|(name, job)| {
-            let state = match (job.enabled, job.verb.is_built(), next(job)) {
+            let state = match (job.enabled, job.is_built(), next(job)) {
                 (false, ..) => output.paint(Tone::Faint, "switched off"),
                 (_, false, _) => output.paint(Tone::Warning, "not built yet"),
                 (_, _, Some(next)) => tables::instant(next),

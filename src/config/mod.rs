@@ -4,6 +4,7 @@
 //! and secrets are references that others resolve. Everything wrong is told at once, each with file, line and key.
 //! No message, `Debug` or `show` ever holds a secret.
 
+mod base;
 mod decode;
 mod encryption;
 mod environment;
@@ -24,6 +25,7 @@ mod tree;
 mod validate;
 mod wal;
 
+pub use base::{BaseBackup, Compression};
 pub use encryption::{Encryption, Fingerprint, OpenPgp, Profile, Verification};
 pub use environment::Environment;
 pub use error::{ConfigError, ConfigErrors, Origin};

@@ -176,6 +176,11 @@ impl Job {
         Some(self.timezone.map_or(schedule.clone(), |zone| schedule.in_zone(zone)))
     }
 
+    /// Whether this version can run it.
+    pub fn is_built(&self) -> bool {
+        self.verb.is_built() && self.kind != Some(BaseKind::Incremental)
+    }
+
     /// What becomes of its missed runs: each month of partitions is made up for, of other work the latest will do.
     pub fn catch_up(&self) -> CatchUp {
         self.catch_up.unwrap_or(if self.verb == Verb::Partition { CatchUp::Each } else { CatchUp::Once })

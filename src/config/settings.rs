@@ -9,6 +9,7 @@ use std::net::SocketAddr;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use crate::config::base::BaseBackup;
 use crate::config::encryption::{Encryption, Verification};
 use crate::config::notify::Notify;
 use crate::config::place::Place;
@@ -52,6 +53,9 @@ pub struct Config {
     /// How WAL is archived and fetched.
     #[serde(default)]
     pub wal: Wal,
+    /// How base backups are made.
+    #[serde(default)]
+    pub base_backup: BaseBackup,
     /// How restores are done.
     #[serde(default)]
     pub restore: Restore,

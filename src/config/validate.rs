@@ -1,5 +1,6 @@
 //! What the keys of dbagent.toml mean together. Collects everything; opens nothing.
 
+use crate::config::base;
 use crate::config::encryption::{Encryption, OpenPgp};
 use crate::config::place::Place;
 use crate::config::problems::Problems;
@@ -34,6 +35,7 @@ pub(in crate::config) fn validate(config: &Config, problems: &mut Problems<'_>) 
     problems.check_length("goals.rpo", config.goals.rpo);
     problems.check_length("goals.rto", config.goals.rto);
     wal::validate(config, problems);
+    base::validate(config, problems);
     validate_notify(config, problems);
 }
 

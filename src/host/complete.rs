@@ -83,6 +83,45 @@ impl Source for BytesSource {
     }
 }
 
+/// Something that is put together of several files while it is read, and knows whether all of them were.
+pub trait Assembly: Read + Send {
+    /// Errors unless everything was read as far as it had to be.
+    fn require_whole(&self) -> Result<(), SourceError>;
+}
+
+/// A source that is put together while it is read.
+#[derive(Debug)]
+pub struct AssembledSource<A> {
+    assembly: A,
+    read: u64,
+    ended: bool,
+}
+
+impl<A: Assembly> AssembledSource<A> {
+    /// Gives what `assembly` gives.
+    pub fn new(assembly: A) -> Self {
+        Self { assembly, read: 0, ended: false }
+    }
+}
+
+impl<A: Assembly> Read for AssembledSource<A> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let count = self.assembly.read(buffer)?;
+        self.read += count as u64;
+        self.ended = count == 0 && !buffer.is_empty();
+        Ok(count)
+    }
+}
+
+impl<A: Assembly> Source for AssembledSource<A> {
+    fn finish(self: Box<Self>) -> Result<Complete, SourceError> {
+        match self.ended {
+            true => self.assembly.require_whole().map(|()| Complete::after(self.read)),
+            false => Err(SourceError::new(format!("the source was left after {} bytes, before its end", self.read))),
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

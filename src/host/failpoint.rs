@@ -41,6 +41,26 @@ pub enum FailPoint {
     ExpireManifestDeleted,
     /// One of its objects is deleted.
     ExpireObjectDeleted,
+    /// A base backup has begun on the server.
+    BaseStarted,
+    /// Some of a part has been read.
+    PartMidStream,
+    /// A part of a base backup is committed in every repository; the backup is not.
+    BasePartCommitted,
+    /// A base backup has ended on the server; its log is not known to be stored.
+    BaseStopped,
+    /// Everything of a base backup is stored but its manifest.
+    BaseBeforeManifest,
+    /// The copy's directory is marked; nothing is in it.
+    RecoverMarked,
+    /// Some of the copy's files are written.
+    RecoverMidFile,
+    /// A part of the copy is whole.
+    RecoverPartDone,
+    /// All files of the copy are there; its settings are not.
+    RecoverBeforeSettings,
+    /// The copy is ready but for its mark.
+    RecoverBeforeUnmark,
     /// A restore is about to load rows.
     RestoreBeforeLoad,
     /// A restore has loaded some rows.
@@ -85,7 +105,7 @@ pub enum FailPoint {
 
 impl FailPoint {
     /// Every point, in the order of a run.
-    pub const ALL: [Self; 35] = [
+    pub const ALL: [Self; 45] = [
         Self::DumpSnapshot,
         Self::DumpSpawned,
         Self::DumpFirstByte,
@@ -101,6 +121,16 @@ impl FailPoint {
         Self::ExpireTombstonePut,
         Self::ExpireManifestDeleted,
         Self::ExpireObjectDeleted,
+        Self::BaseStarted,
+        Self::PartMidStream,
+        Self::BasePartCommitted,
+        Self::BaseStopped,
+        Self::BaseBeforeManifest,
+        Self::RecoverMarked,
+        Self::RecoverMidFile,
+        Self::RecoverPartDone,
+        Self::RecoverBeforeSettings,
+        Self::RecoverBeforeUnmark,
         Self::RestoreBeforeLoad,
         Self::RestoreMidLoad,
         Self::RestoreMidIncrements,
@@ -141,6 +171,16 @@ impl FailPoint {
             Self::ExpireTombstonePut => "expire.tombstone_put",
             Self::ExpireManifestDeleted => "expire.manifest_deleted",
             Self::ExpireObjectDeleted => "expire.object_deleted",
+            Self::BaseStarted => "base.started",
+            Self::PartMidStream => "part.mid_stream",
+            Self::BasePartCommitted => "base.part_committed",
+            Self::BaseStopped => "base.stopped",
+            Self::BaseBeforeManifest => "base.before_manifest",
+            Self::RecoverMarked => "recover.marked",
+            Self::RecoverMidFile => "recover.mid_file",
+            Self::RecoverPartDone => "recover.part_done",
+            Self::RecoverBeforeSettings => "recover.before_settings",
+            Self::RecoverBeforeUnmark => "recover.before_unmark",
             Self::RestoreBeforeLoad => "restore.before_load",
             Self::RestoreMidLoad => "restore.mid_load",
             Self::RestoreMidIncrements => "restore.mid_increments",

@@ -10,6 +10,7 @@ pub mod durable;
 pub mod failpoint;
 pub mod fed;
 pub mod file_source;
+pub mod files;
 pub mod incoming;
 pub mod lock;
 pub mod space;
@@ -20,11 +21,12 @@ pub use child::{
     Child, ChildError, ChildInput, ChildSpec, Ending, Finished, Messages, StopSignal, Stopper, run_to_end,
 };
 pub use clock::{Clock, ManualClock, SystemClock};
-pub use complete::{BytesSource, Complete, Source, SourceError};
+pub use complete::{AssembledSource, Assembly, BytesSource, Complete, Source, SourceError};
 pub use durable::{FileError, FileErrorKind};
 pub use failpoint::{FailPoint, reach};
 pub use fed::{FedSource, SourceFeeder, feed};
 pub use file_source::{FileIdentity, FileSource};
+pub use files::{NewFile, OpenFile};
 pub use incoming::Incoming;
 pub use lock::{FileLock, LockError};
 pub use space::Space;

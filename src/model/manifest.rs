@@ -6,6 +6,7 @@
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 
+use crate::model::base::BaseRecord;
 use crate::model::buckets::Marked;
 use crate::model::digest::{Digest, TableSum};
 use crate::model::id::{ArtifactId, RunId};
@@ -63,6 +64,9 @@ pub struct Manifest {
     /// What it builds upon.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub parent: Option<ParentRecord>,
+    /// In a base backup, where it begins and ends in the log and what a copy needs to start.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub base: Option<BaseRecord>,
 }
 
 /// The database an artifact was taken from.
@@ -115,6 +119,10 @@ pub enum ObjectRole {
     Roles,
     /// Sums over the keys of each relation, which the next increment compares with.
     Buckets,
+    /// A part of a base backup.
+    Part,
+    /// The list of a base backup's files.
+    Files,
     /// The `.sha256` file over the others.
     Checksums,
 }
@@ -134,9 +142,18 @@ pub enum Encoding {
     /// Sums over keys: 40 bytes a bucket, relation after relation as the manifest says.
     #[serde(rename = "dbagent buckets 1")]
     Buckets,
+    /// The files of a base backup: one JSON object a line.
+    #[serde(rename = "dbagent files 1")]
+    Files,
     /// gzip (RFC 1952), possibly of several members.
     #[serde(rename = "gzip")]
     Gzip,
+    /// Zstandard (RFC 8878).
+    #[serde(rename = "zstd")]
+    Zstd,
+    /// LZ4 in its frame format.
+    #[serde(rename = "lz4")]
+    Lz4,
     /// One OpenPGP message (RFC 4880 / RFC 9580).
     #[serde(rename = "openpgp")]
     OpenPgp,

@@ -4,6 +4,7 @@
 //! Every newtype here is made by parsing; what parsed is valid for as long as it lives.
 
 pub mod audit;
+pub mod base;
 pub mod buckets;
 pub mod chain;
 pub mod copy_text;

@@ -87,6 +87,7 @@ impl Verb {
                 | Self::AuditVerify
                 | Self::AuditCheckpoint
                 | Self::Check
+                | Self::BaseBackup
         )
     }
 }

@@ -11,6 +11,7 @@ pub mod audit_rebuild;
 pub mod audit_verify;
 pub mod audit_witness;
 pub mod backup;
+pub mod base_backup;
 pub mod check;
 pub mod dump;
 pub mod expire;

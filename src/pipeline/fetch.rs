@@ -1,4 +1,4 @@
-//! The mirror of [`super::store`]: stored bytes -> stored digest -> decrypt -> gunzip -> content digest.
+//! The mirror of [`super::store`]: stored bytes -> stored digest -> decrypt -> decompress -> content digest.
 //!
 //! Downloading, decrypting and decompressing run on threads of their own and overlap. Each passes on the end of the
 //! stream only after its own check: the source that comes out ends well only when both digests agree. What it gives
@@ -9,11 +9,10 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio::sync::oneshot;
 
-use super::gunzip::Gunzip;
 use super::gzip::Abandoned;
 use super::openpgp::DecryptionKeys;
 use super::relay::{Parcel, RelayReader, RelayWriter, relay};
-use super::{PipelineError, thread};
+use super::{PipelineError, pack, thread};
 use crate::host::{CheckedSource, Complete, Source, SourceError};
 use crate::model::digest::{Digest, Hasher};
 use crate::model::failure::{Failure, FailureKind};
@@ -56,10 +55,10 @@ pub async fn open(
         .map_err(PipelineError::Threads)?;
     let opened = opened.await.unwrap_or(Err(PipelineError::Abandoned(Abandoned)));
     opened.map_err(|error| broken.take().map_or(error, PipelineError::Storage))?;
-    if coding.compressed {
+    if let Some(encoding) = coding.compressed {
         let (unpacked, next) = relay();
         let packed = std::mem::replace(&mut content, next);
-        thread::run("gunzip", move || gunzip(packed, &unpacked)).map_err(PipelineError::Threads)?;
+        thread::run("unpack", move || unpack(encoding, packed, &unpacked)).map_err(PipelineError::Threads)?;
     }
     let checked = CheckedSource::new(Box::new(content), record.content_size, record.content_digest);
     Ok(Box::new(Fetched { content: checked, broken }))
@@ -108,24 +107,35 @@ impl Source for Fetched {
 
 /// What was done to an object's content.
 struct Coding {
-    compressed: bool,
+    compressed: Option<Encoding>,
     encrypted: bool,
 }
 
 impl Coding {
     fn of(record: &ObjectRecord) -> Result<Self, PipelineError> {
         let transformations = match record.encoding.split_first() {
-            Some((Encoding::PgDumpCustom | Encoding::Sql | Encoding::Tar | Encoding::Buckets, rest)) => rest,
+            Some((first, rest)) if is_form(*first) => rest,
             _ => &record.encoding,
         };
         match transformations {
-            [] => Ok(Self { compressed: false, encrypted: false }),
-            [Encoding::Gzip] => Ok(Self { compressed: true, encrypted: false }),
-            [Encoding::OpenPgp] => Ok(Self { compressed: false, encrypted: true }),
-            [Encoding::Gzip, Encoding::OpenPgp] => Ok(Self { compressed: true, encrypted: true }),
+            [] => Ok(Self { compressed: None, encrypted: false }),
+            [Encoding::OpenPgp] => Ok(Self { compressed: None, encrypted: true }),
+            [packed] if is_compression(*packed) => Ok(Self { compressed: Some(*packed), encrypted: false }),
+            [packed, Encoding::OpenPgp] if is_compression(*packed) => {
+                Ok(Self { compressed: Some(*packed), encrypted: true })
+            }
             _ => Err(PipelineError::UnknownEncoding(record.key.clone())),
         }
     }
+}
+
+/// Whether it says what the content is, not what was done to it.
+fn is_form(encoding: Encoding) -> bool {
+    !is_compression(encoding) && encoding != Encoding::OpenPgp
+}
+
+fn is_compression(encoding: Encoding) -> bool {
+    matches!(encoding, Encoding::Gzip | Encoding::Zstd | Encoding::Lz4)
 }
 
 /// Passes on what the store gives; ends when the download or its reader does.
@@ -174,8 +184,13 @@ fn decrypt(
     plain.end(copied.and_then(|()| stored.read_to_the_end()));
 }
 
-fn gunzip(packed: RelayReader, unpacked: &RelayWriter) {
-    unpacked.end(unpacked.copy(&mut Gunzip::new(packed)));
+fn unpack(encoding: Encoding, packed: RelayReader, unpacked: &RelayWriter) {
+    let copied = match pack::unpacker(encoding, packed) {
+        Ok(Some(mut reader)) => unpacked.copy(reader.as_mut()),
+        Ok(None) => Err(io::Error::other("nothing undoes this encoding")),
+        Err(error) => Err(error),
+    };
+    unpacked.end(copied);
 }
 
 /// Stored bytes as they come; their end is given out only when they are those of the manifest.

@@ -13,10 +13,12 @@ mod gunzip;
 pub mod gzip;
 mod member;
 pub mod openpgp;
+pub mod pack;
 mod relay;
 pub mod segment;
 pub mod store;
 pub mod tar;
 mod thread;
+pub mod ustar;
 
 pub use error::PipelineError;

@@ -29,7 +29,7 @@ pub async fn run(options: &Options, doors: &Doors, setting: &Setting) -> Result<
     let named = |at| ArtifactName::new(&options.folder, &options.name_prefix, at);
     let name = setting.unless_stopped("find a name for the dump", doors.free_name(started, named)).await?;
     doors.require_a_repository()?;
-    let mut findings = artifact::encryption_findings(doors, started);
+    let mut findings = artifact::encryption_findings(doors.recipients.as_ref(), started);
     setting.events.step("taking the snapshot");
     let scope = options.scope();
     let beginning = async { Ok(Coordinator::begin(&doors.connection, &scope, setting.clock.as_ref()).await?) };
@@ -141,7 +141,7 @@ impl Dump<'_> {
                 let spec = pg_dump::schema(tools, environment, self.coordinator);
                 (spec, "dumping the schema".into(), Encoding::PgDumpCustom)
             }
-            ObjectRole::Data | ObjectRole::Buckets | ObjectRole::Checksums => {
+            _ => {
                 let options = DataOptions { large_objects: self.maker.options.large_objects };
                 let spec = pg_dump::data(tools, environment, self.coordinator, options)?;
                 let step = format!("dumping {} tables", self.coordinator.tables().len());

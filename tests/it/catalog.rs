@@ -97,6 +97,7 @@ pub async fn commit(repository: &Repository, minute: i64) -> Manifest {
         catalog: place.position,
         verification: Verification { level: VerificationLevel::ReadBack, at },
         parent: None,
+        base: None,
     });
     committed.await.unwrap().manifest
 }

@@ -14,6 +14,8 @@ pub struct Desk {
     pub config: PathBuf,
     /// Variables that every command gets.
     pub environment: Vec<(&'static str, String)>,
+    /// Whom every command runs as (user and group id), where that is not the test's own user.
+    pub run_as: Option<(u32, u32)>,
 }
 
 impl Desk {
@@ -42,7 +44,7 @@ impl Desk {
         write_private(&root.join("plan.toml"), plan(&tables.join(", ")).as_bytes());
         let config = root.join("dbagent.toml");
         write_private(&config, configuration(&site).as_bytes());
-        Self { site, config, environment: Vec::new() }
+        Self { site, config, environment: Vec::new(), run_as: None }
     }
 
     /// The same with a second repository, `s3`, on `server`.
@@ -67,6 +69,11 @@ impl Desk {
         let mut command = Command::new(env!("CARGO_BIN_EXE_dbagent"));
         command.env_clear().env("PATH", "/usr/local/bin:/usr/bin:/bin").env("HOME", self.site.root());
         command.envs(self.environment.iter().cloned());
+        if let Some((user, group)) = self.run_as {
+            std::os::unix::process::CommandExt::gid(&mut command, group);
+            std::os::unix::process::CommandExt::uid(&mut command, user);
+            command.current_dir(self.site.root());
+        }
         command.arg("--config").arg(&self.config).args(arguments).stdin(Stdio::null());
         command
     }
@@ -154,7 +161,7 @@ fn wrong_inputs_get_their_exit_codes_and_a_way_on() {
         value["error"]["code"].as_i64().unwrap()
     };
     assert_eq!(code_of(&["job", "run", "nonsense"]), 10);
-    assert_eq!(code_of(&["job", "run", "base"]), 2, "not built yet");
+    assert_eq!(code_of(&["job", "run", "base"]), 15, "the server does not archive");
     assert_eq!(code_of(&["backup", "show", "latest"]), 10);
     assert_eq!(code_of(&["restore", "--database", "shop"]), 10);
     assert_eq!(code_of(&["restore", "--database", "shop", "--until", "yesterday"]), 2);
@@ -180,10 +187,14 @@ fn destructive_commands_without_a_terminal_need_yes_and_refuse_what_is_unsafe() 
 #[test]
 fn plan_says_what_is_not_built_and_global_flags_stand_anywhere() {
     let desk = Desk::new();
+    let path = desk.site.root().join("plan.toml");
+    let text = std::fs::read_to_string(&path).unwrap();
+    let more = "[job.base-incremental]\nverb = 'base-backup'\nkind = 'incremental'\nschedule = '0 2 * * 0-5'\n";
+    std::fs::write(&path, text + more).unwrap();
     let plan = desk.json(0, &["plan"]);
     let jobs = plan["jobs"].as_array().unwrap();
-    let base = jobs.iter().find(|job| job["name"] == "base").unwrap();
-    assert_eq!(base["built"], false);
+    let built = |name: &str| jobs.iter().find(|job| job["name"] == name).unwrap()["built"].clone();
+    assert_eq!((built("base"), built("base-incremental")), (true.into(), false.into()));
     let text = String::from_utf8(desk.run(&["plan"]).stdout).unwrap();
     assert!(text.contains("not built yet"), "{text}");
     let before = desk.command(&["--json", "plan"]).output().unwrap();

@@ -18,6 +18,7 @@ mod audit_attacks;
 mod audit_chain;
 mod audit_checkpoints;
 mod audit_stage;
+mod base_backup;
 mod bc003;
 mod bc003_data;
 mod bc003_server;

@@ -13,7 +13,7 @@ const LONGEST_WAIT: Duration = Duration::from_secs(3600);
 
 /// Jobs of `plan` that this version cannot run.
 pub fn unbuilt(plan: &config::Plan) -> Vec<&str> {
-    plan.job.iter().filter(|(_, job)| !job.verb.is_built()).map(|(name, _)| name.as_str()).collect()
+    plan.job.iter().filter(|(_, job)| !job.is_built()).map(|(name, _)| name.as_str()).collect()
 }
 
 pub(super) fn warn_unbuilt(app: &App) -> Result<(), Failure> {
@@ -27,7 +27,7 @@ pub(super) fn warn_unbuilt(app: &App) -> Result<(), Failure> {
 /// Every job that has a schedule, is enabled and can be run.
 pub(super) fn of_plan(app: &App) -> Result<Vec<Job>, Failure> {
     let plan = app.plan()?;
-    let ours = plan.job.iter().filter(|(_, job)| job.enabled && job.verb.is_built());
+    let ours = plan.job.iter().filter(|(_, job)| job.enabled && job.is_built());
     Ok(ours.filter_map(|(name, job)| scheduled(name, job)).collect())
 }
 

@@ -92,7 +92,7 @@ struct Work<'a> {
 impl Work<'_> {
     async fn make(&self, mut targets: Vec<Target>) -> Result<Outcome, Failure> {
         let Self { options, doors, setting, coordinator, .. } = self;
-        let mut findings = artifact::encryption_findings(doors, self.started);
+        let mut findings = artifact::encryption_findings(doors.recipients.as_ref(), self.started);
         findings.extend(self.large_object_finding());
         let maker = ObjectMaker { options, doors, setting, name: &self.name };
         self.setting.events.step(format!("building upon {}", self.parent.name()));

@@ -8,6 +8,7 @@
 mod content;
 mod destination;
 mod packer;
+mod part;
 mod reader;
 
 use std::collections::BTreeMap;
@@ -18,10 +19,12 @@ use std::thread::available_parallelism;
 use std::time::Duration;
 
 use tokio::sync::oneshot;
+use tokio::task::JoinHandle;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
 pub use destination::{Delivered, Destination};
+pub use part::{PartRecipe, store_part};
 
 use super::archive::KeyPlan;
 use super::deflate::Level;
@@ -121,6 +124,14 @@ pub async fn store(
         Ok(threads) => wait(threads, &stop).await,
         Err(error) => Err(error),
     };
+    settle(work, deliveries).await
+}
+
+/// What came of the stream and of each destination; every upload is aborted unless the stream got through.
+async fn settle(
+    work: Result<(Read, (u64, Digest)), PipelineError>,
+    deliveries: Vec<(String, JoinHandle<Delivered>)>,
+) -> Result<Flowed, PipelineError> {
     let mut destinations = Vec::new();
     for (name, delivery) in deliveries {
         destinations.push((name, destination::outcome(delivery).await));

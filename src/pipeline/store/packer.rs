@@ -52,7 +52,7 @@ fn write_all(members: &mut Members, sink: &mut dyn Write) -> Result<(), Pipeline
 }
 
 /// A sink without destinations left is not an error of its own: the destinations have theirs.
-fn failed(error: Box<dyn std::error::Error + Send + Sync>) -> PipelineError {
+pub(super) fn failed(error: Box<dyn std::error::Error + Send + Sync>) -> PipelineError {
     let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(error.as_ref());
     while let Some(error) = cause {
         if error.downcast_ref::<io::Error>().is_some_and(|error| error.kind() == io::ErrorKind::BrokenPipe) {
@@ -64,18 +64,18 @@ fn failed(error: Box<dyn std::error::Error + Send + Sync>) -> PipelineError {
 }
 
 /// Cuts what is written into pieces, digests them and sends them out.
-struct Pieces<'a> {
+pub(super) struct Pieces<'a> {
     outlets: Outlets,
     progress: &'a Progress,
     buffer: Vec<u8>,
     buffers: (Sender<Vec<u8>>, Receiver<Vec<u8>>),
-    first: Bytes,
+    pub(super) first: Bytes,
     hasher: Hasher,
     size: u64,
 }
 
 impl<'a> Pieces<'a> {
-    fn new(outlets: Outlets, progress: &'a Progress) -> Self {
+    pub(super) fn new(outlets: Outlets, progress: &'a Progress) -> Self {
         Self {
             outlets,
             progress,
@@ -88,7 +88,7 @@ impl<'a> Pieces<'a> {
     }
 
     /// Sends out what is in the buffer, if anything.
-    fn flush_piece(&mut self) -> io::Result<()> {
+    pub(super) fn flush_piece(&mut self) -> io::Result<()> {
         if self.buffer.is_empty() {
             return Ok(());
         }
@@ -108,7 +108,7 @@ impl<'a> Pieces<'a> {
     }
 
     /// Ends the destinations' streams well.
-    fn finish(mut self) -> (u64, Digest) {
+    pub(super) fn finish(mut self) -> (u64, Digest) {
         self.outlets.end();
         (self.size, self.hasher.finish())
     }

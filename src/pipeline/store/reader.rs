@@ -48,7 +48,7 @@ pub(super) fn read(
     Ok(Read { proof, content: content.finish()?, sums })
 }
 
-fn require_going_on(stop: &CancellationToken) -> Result<(), PipelineError> {
+pub(super) fn require_going_on(stop: &CancellationToken) -> Result<(), PipelineError> {
     match stop.is_cancelled() {
         true => Err(PipelineError::Stopped),
         false => Ok(()),

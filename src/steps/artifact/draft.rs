@@ -70,6 +70,7 @@ impl Draft<'_> {
             catalog: place.position,
             verification,
             parent: self.parents.get(repository).cloned(),
+            base: None,
         }
     }
 }

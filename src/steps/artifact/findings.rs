@@ -4,13 +4,13 @@ use chrono::{DateTime, Utc};
 
 use crate::model::manifest::LargeObjects;
 use crate::model::outcome::{Finding, Severity};
-use crate::pipeline::openpgp::Recipient;
+use crate::pipeline::openpgp::{Recipient, Recipients};
 use crate::postgres::Coordinator;
-use crate::steps::artifact::{Doors, Options};
+use crate::steps::artifact::Options;
 
 /// Not encrypted, or not for long any more.
-pub fn encryption_findings(doors: &Doors, now: DateTime<Utc>) -> Vec<Finding> {
-    match &doors.recipients {
+pub fn encryption_findings(recipients: Option<&Recipients>, now: DateTime<Utc>) -> Vec<Finding> {
+    match recipients {
         Some(recipients) => recipients.list().iter().filter_map(|recipient| expiry_finding(recipient, now)).collect(),
         None => vec![
             Finding::new(

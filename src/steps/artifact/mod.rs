@@ -29,7 +29,7 @@ use crate::postgres::{ClientTools, Connection, Coordinator, DumpScope};
 pub use advice::advise;
 pub use draft::Draft;
 pub use findings::{encryption_findings, large_object_finding, large_objects};
-pub use object::{Made, ObjectMaker, Supply};
+pub use object::{Made, ObjectMaker, Supply, telling};
 pub use target::{Target, require_one};
 
 /// What to dump and how to store it.
@@ -90,36 +90,49 @@ pub struct Doors {
 impl Doors {
     /// Errors when no repository at all could be opened.
     pub fn require_a_repository(&self) -> Result<(), Failure> {
-        match (self.repositories.is_empty(), self.unopened.first()) {
-            (true, Some((_, failure))) => {
-                let message = format!("store the dump: {}", failure.full_message());
-                Err(Failure::new(failure.kind, message).hint(failure.hint.clone().unwrap_or_default()))
-            }
-            _ => Ok(()),
-        }
+        require_a_repository(&self.repositories, &self.unopened)
     }
 
-    /// The name that `named` gives at `started`; names count seconds, so one just taken is passed over for the next: by
-    /// an artifact, or by the objects of a run that died before its manifest.
+    /// The first free name that `named` gives from `started` on.
     pub async fn free_name(
         &self,
         started: DateTime<Utc>,
         named: impl Fn(DateTime<Utc>) -> Result<ArtifactName, InvalidKey>,
     ) -> Result<ArtifactName, Failure> {
-        let mut at = started;
-        loop {
-            let name = named(at)?;
-            let begins = format!("{name}.");
-            let mut taken = false;
-            for repository in &self.repositories {
-                // A repository that does not answer is no reason to wait here; it is left behind later, with its error.
-                taken |= repository.storage.list(&begins, None).await.is_ok_and(|page| !page.objects.is_empty());
-            }
-            if !taken {
-                return Ok(name);
-            }
-            at += TimeDelta::seconds(1);
+        free_name(&self.repositories, started, named).await
+    }
+}
+
+/// Errors when there are repositories to store in and none of them could be opened.
+pub fn require_a_repository(repositories: &[Repository], unopened: &[(String, Failure)]) -> Result<(), Failure> {
+    match (repositories.is_empty(), unopened.first()) {
+        (true, Some((_, failure))) => {
+            let message = format!("store the backup: {}", failure.full_message());
+            Err(Failure::new(failure.kind, message).hint(failure.hint.clone().unwrap_or_default()))
         }
+        _ => Ok(()),
+    }
+}
+
+/// The name that `named` gives at `started`; names count seconds, so one just taken is passed over for the next: by an
+/// artifact, or by the objects of a run that died before its manifest.
+pub async fn free_name(
+    repositories: &[Repository],
+    started: DateTime<Utc>,
+    named: impl Fn(DateTime<Utc>) -> Result<ArtifactName, InvalidKey>,
+) -> Result<ArtifactName, Failure> {
+    let mut at = started;
+    loop {
+        let name = named(at)?;
+        let mut taken = false;
+        for repository in repositories {
+            // A repository that does not answer is no reason to wait here; it is left behind later, with its error.
+            taken |= repository.storage.list(&name.begins(), None).await.is_ok_and(|page| !page.objects.is_empty());
+        }
+        if !taken {
+            return Ok(name);
+        }
+        at += TimeDelta::seconds(1);
     }
 }
 

@@ -219,7 +219,12 @@ fn whole(bytes: Vec<u8>) -> Result<(Bytes, Complete), Failure> {
 }
 
 /// Runs `work` and tells its progress until it is done.
-async fn telling<T>(events: &Events, progress: &Progress, expected: Option<u64>, work: impl Future<Output = T>) -> T {
+pub async fn telling<T>(
+    events: &Events,
+    progress: &Progress,
+    expected: Option<u64>,
+    work: impl Future<Output = T>,
+) -> T {
     let mut work = std::pin::pin!(work);
     let mut ticks = tokio::time::interval(TELL_EVERY);
     loop {

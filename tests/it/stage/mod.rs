@@ -1,6 +1,7 @@
 //! What the tests stand on: real servers on temporary directories, and data.
 
 pub mod agent;
+pub mod archive;
 pub(crate) mod gpg;
 pub mod moto;
 pub mod objects;

@@ -44,8 +44,14 @@ impl Site {
 
     /// A site whose server has these settings.
     pub fn with(settings: &[(&str, &str)]) -> Self {
+        Self::made_with(settings, &[])
+    }
+
+    /// A site whose server has these settings and was made by initdb with these arguments.
+    pub fn made_with(settings: &[(&str, &str)], initdb: &[&str]) -> Self {
         let settings = settings.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
-        let server = ScratchServer::start(ScratchOptions { settings, ..ScratchOptions::default() }).unwrap();
+        let initdb = initdb.iter().map(|argument| (*argument).to_owned()).collect();
+        let server = ScratchServer::start(ScratchOptions { settings, initdb, ..ScratchOptions::default() }).unwrap();
         server.sql("CREATE DATABASE shop").unwrap();
         server.sql_in("shop", SHOP).unwrap();
         let now = SystemClock::new().now();

@@ -1,0 +1,102 @@
+//! What must be true of the cluster before its base backup begins.
+//!
+//! The log must be archived, or the backup could never be complete; and the data directory we can read must be the
+//! server's own, whatever the configuration says.
+
+use std::path::{Path, PathBuf};
+
+use crate::host::durable;
+use crate::model::base::CONTROL_FILE;
+use crate::model::failure::{Failure, FailureKind};
+use crate::model::lsn::Lsn;
+use crate::ops::base_backup::reading::PageCheck;
+use crate::postgres::control_file::ControlFile;
+use crate::postgres::page::PAGE_BYTES;
+use crate::postgres::{BaseFacts, FileTree};
+
+/// Largest control file, in bytes; PostgreSQL pads it to 8 KiB.
+const CONTROL_LIMIT: u64 = 64 << 10;
+
+/// How often a control file that is being written is read again.
+const READINGS: u32 = 20;
+
+/// A cluster that can be backed up.
+#[derive(Debug)]
+pub(super) struct Cluster {
+    pub(super) facts: BaseFacts,
+    pub(super) tree: FileTree,
+}
+
+impl Cluster {
+    /// Looks at the server and its data directory: that at `configured`, or else where the server says.
+    pub(super) fn look(facts: BaseFacts, configured: Option<&Path>) -> Result<Self, Failure> {
+        require_archiving(&facts)?;
+        let root = match (configured, facts.data_directory()) {
+            (Some(configured), _) => configured.to_owned(),
+            (None, Some(told)) => told,
+            (None, None) => {
+                let message = "find the data directory: the server does not tell it to this role";
+                return Err(Failure::new(FailureKind::Usage, message)
+                    .hint("Set postgres.data_directory, or grant pg_read_all_settings to the role."));
+            }
+        };
+        let control = read_control(&root)?.0;
+        if facts.server.system_identifier.is_some_and(|server| server != control.system_identifier) {
+            let message = format!(
+                "use the data directory {}: it is that of the system {}, not of this server",
+                root.display(),
+                control.system_identifier
+            );
+            return Err(Failure::new(FailureKind::RefusedForSafety, message)
+                .hint("Set postgres.data_directory to that of the server that [postgres] names."));
+        }
+        let tree = FileTree::new(&root, facts.server.major());
+        Ok(Self { facts, tree })
+    }
+
+    /// The control file as it is now, whole.
+    pub(super) fn control(&self) -> Result<Vec<u8>, Failure> {
+        Ok(read_control(self.tree.root())?.1)
+    }
+
+    /// Whether pages have checksums that we understand.
+    pub(super) fn verifies_pages(&self) -> bool {
+        self.facts.text("data_checksums") == "on" && self.facts.number("block_size") == Some(PAGE_BYTES as u64)
+    }
+
+    /// How pages of a backup begun at `start` are verified.
+    pub(super) fn page_check(&self, start: Lsn) -> Option<PageCheck> {
+        let segment_pages = u32::try_from(self.facts.number("segment_size")?).ok()?;
+        self.verifies_pages().then_some(PageCheck { start, segment_pages })
+    }
+}
+
+fn require_archiving(facts: &BaseFacts) -> Result<(), Failure> {
+    let mode = facts.text("archive_mode");
+    let archives = mode == "always" || mode == "on" && !facts.server.in_recovery;
+    if archives || facts.server.in_recovery {
+        return Ok(());
+    }
+    let message = format!("make a base backup: the server does not archive its log (archive_mode is {mode})");
+    Err(Failure::new(FailureKind::RefusedForSafety, message).hint(
+        "A copy without the log can never be started. Set archive_mode = on and \
+         archive_command = 'dbagent wal push \"%p\"', and restart the server.",
+    ))
+}
+
+/// The control file and what it says, read again while it is being written.
+fn read_control(root: &Path) -> Result<(ControlFile, Vec<u8>), Failure> {
+    let path: PathBuf = root.join(CONTROL_FILE);
+    for _ in 0..READINGS {
+        let bytes = durable::read_bounded(&path, CONTROL_LIMIT).map_err(|error| {
+            Failure::new(FailureKind::Failed, format!("read the data directory {}", root.display()))
+                .because(error)
+                .hint("The agent must run where the data directory is, as a user who may read it (initdb -g lets a group).")
+        })?;
+        if let Some(control) = ControlFile::parse(&bytes) {
+            return Ok((control, bytes));
+        }
+    }
+    let message = format!("read {}: its checksum is wrong every time", path.display());
+    Err(Failure::new(FailureKind::Integrity, message).hint("Look at the server's log; pg_controldata shows the file."))
+}

@@ -1,0 +1,206 @@
+//! The verb `base-backup`: a physical copy of the whole cluster, part by part, into every repository at once.
+//!
+//! The server is told that a backup begins, the files are read in parallel as they are, the server is told that it ends,
+//! and then the backup is complete only when every segment of the log from its start to its end was read back from the
+//! repository. Nothing is copied anywhere in between: tar, compression, encryption and upload are one stream for each
+//! part, several at once. The surprising thing: the control file is read after everything else, and goes, with the label,
+//! into the last part.
+
+mod cluster;
+mod log;
+mod manifest;
+mod parts;
+mod places;
+mod plan;
+mod reading;
+
+use std::collections::BTreeMap;
+use std::num::NonZeroUsize;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use chrono::{DateTime, Utc};
+
+use crate::catalog::{ArtifactName, Repository};
+use crate::host::failpoint::{FailPoint, pass};
+use crate::model::base::DamagedPages;
+use crate::model::failure::Failure;
+use crate::model::id::ArtifactId;
+use crate::model::lsn::SystemId;
+use crate::model::outcome::{Finding, Outcome, RepositoryOutcome, Severity, Verdict};
+use crate::model::size::ByteSize;
+use crate::ops::Setting;
+use crate::pipeline::openpgp::Recipients;
+use crate::pipeline::pack::Codec;
+use crate::postgres::{BackupSession, Connection, Stopped};
+use crate::steps::artifact;
+
+use cluster::Cluster;
+use parts::Parts;
+use places::{Owner, Places};
+
+/// How to make it.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// Name of the job, as retention groups by it.
+    pub job: String,
+    /// Name of the plan.
+    pub plan: String,
+    /// Name of the cluster.
+    pub cluster: String,
+    /// System identifiers that this cluster had before (pg_upgrade).
+    pub former_systems: Vec<SystemId>,
+    /// Storage class by repository.
+    pub storage_class: BTreeMap<String, String>,
+    /// How parts are compressed.
+    pub codec: Codec,
+    /// Parts on their way at once.
+    pub parallel: NonZeroUsize,
+    /// Bytes of files in one part, about.
+    pub part_bytes: u64,
+    /// Whether the server makes its checkpoint at once.
+    pub fast_checkpoint: bool,
+    /// Whether checksums of pages are verified.
+    pub verify_pages: bool,
+    /// Longest wait for one repository to take the next bytes.
+    pub stall_timeout: Duration,
+    /// Longest wait for the log of the backup to arrive in a repository.
+    pub wal_timeout: Duration,
+}
+
+/// What it is made with.
+#[derive(Debug)]
+pub struct Doors {
+    /// The cluster.
+    pub connection: Connection,
+    /// Its data directory; asked from the server when absent.
+    pub data_directory: Option<PathBuf>,
+    /// Where to store.
+    pub repositories: Vec<Repository>,
+    /// Repositories that should have it too and could not be opened, and why.
+    pub unopened: Vec<(String, Failure)>,
+    /// Whom to encrypt to; absent stores in the clear, which the operator wrote out.
+    pub recipients: Option<Recipients>,
+}
+
+/// Makes one base backup.
+pub async fn run(options: &Options, doors: &Doors, setting: &Setting) -> Result<Outcome, Failure> {
+    let started = setting.clock.now();
+    artifact::require_a_repository(&doors.repositories, &doors.unopened)?;
+    let findings = artifact::encryption_findings(doors.recipients.as_ref(), started);
+    let asking = async { Ok(BackupSession::connect(&doors.connection).await?) };
+    let (session, facts) = setting.unless_stopped("ask the server what a base backup needs", asking).await?;
+    let cluster = Cluster::look(facts, doors.data_directory.as_deref())?;
+    let system = cluster.facts.server.system_identifier;
+    let owner = Owner { cluster: &options.cluster, system, former: &options.former_systems };
+    let opening = Places::open(&doors.repositories, &options.storage_class, &owner, started);
+    let places = setting.unless_stopped("open the repositories", opening).await?;
+    let naming = artifact::free_name(&doors.repositories, started, ArtifactName::of_base);
+    let name = setting.unless_stopped("find a name for the base backup", naming).await?;
+    let work = Work { options, doors, setting, session, cluster, places, name, started };
+    work.make(findings).await
+}
+
+/// A base backup on its way.
+struct Work<'a> {
+    options: &'a Options,
+    doors: &'a Doors,
+    setting: &'a Setting,
+    session: BackupSession,
+    cluster: Cluster,
+    places: Places,
+    name: ArtifactName,
+    started: DateTime<Utc>,
+}
+
+/// What was read and where it ended.
+struct Taken {
+    stopped: Stopped,
+    files: u64,
+    bytes: u64,
+    damaged: DamagedPages,
+    skipped: Vec<String>,
+}
+
+impl Work<'_> {
+    async fn make(self, mut findings: Vec<Finding>) -> Result<Outcome, Failure> {
+        let taken = Parts::new(&self).make().await?;
+        findings.extend(self.findings(&taken));
+        self.setting.events.step("waiting for the log of the backup");
+        let record = self.base_record(&taken)?;
+        self.await_log(&record).await?;
+        self.setting.require_going_on("commit the base backup")?;
+        pass(FailPoint::BaseBeforeManifest)?;
+        self.setting.events.step("committing");
+        let id = ArtifactId::new(self.started);
+        for place in self.places.going() {
+            if let Err(error) = self.commit(place, id, &record).await {
+                place.give_up(error);
+            }
+        }
+        self.places.require_one()?;
+        Ok(self.outcome(id, &taken, findings))
+    }
+
+    fn outcome(&self, id: ArtifactId, taken: &Taken, mut findings: Vec<Finding>) -> Outcome {
+        let unopened = self.doors.unopened.iter().map(|(name, failure)| RepositoryOutcome {
+            repository: name.clone(),
+            error: Some(failure.full_message()),
+            stored_bytes: 0,
+        });
+        let repositories: Vec<_> = self.places.0.iter().map(places::Place::outcome).chain(unopened).collect();
+        let failed = repositories.iter().filter(|repository| repository.error.is_some());
+        let left: Vec<Finding> = failed
+            .map(|repository| {
+                let message = format!("repository {} does not have this base backup", repository.repository);
+                Finding::new(Severity::Critical, "repository-left-behind", message)
+            })
+            .collect();
+        let verdict = match (left.is_empty(), taken.damaged.is_none()) {
+            (false, _) => Verdict::Incomplete,
+            (true, false) => Verdict::Findings,
+            (true, true) => Verdict::Ok,
+        };
+        findings.extend(left);
+        let summary = format!(
+            "{}: {} in {} files, consistent from {}",
+            self.name,
+            ByteSize(taken.bytes),
+            taken.files,
+            taken.stopped.lsn
+        );
+        Outcome { verdict, summary, artifact: Some(id), repositories, findings }
+    }
+
+    fn findings(&self, taken: &Taken) -> Vec<Finding> {
+        let mut findings = Vec::new();
+        if !taken.damaged.is_none() {
+            findings.push(damage(&taken.damaged));
+        }
+        if !taken.skipped.is_empty() {
+            let first = taken.skipped.iter().take(5).cloned().collect::<Vec<_>>().join(", ");
+            let message =
+                format!("{} things in the data directory are no files and were skipped: {first}", taken.skipped.len());
+            findings.push(Finding::new(Severity::Warning, "files-skipped", message));
+        }
+        if !self.cluster.verifies_pages() {
+            let message = "the cluster has no data checksums: damaged pages cannot be told from good ones";
+            findings.push(
+                Finding::new(Severity::Info, "no-data-checksums", message)
+                    .remedy("pg_checksums --enable, while the server is down"),
+            );
+        }
+        findings
+    }
+}
+
+fn damage(damaged: &DamagedPages) -> Finding {
+    let named = damaged.first.iter().take(5).map(|page| format!("{} block {}", page.path, page.block));
+    let message = format!(
+        "{} pages of the cluster are damaged, this backup does not count as good: {}",
+        damaged.count,
+        named.collect::<Vec<_>>().join(", ")
+    );
+    Finding::new(Severity::Critical, "pages-damaged", message)
+        .remedy("find the relation with pg_filenode_relation; restore it from the last good backup")
+}

@@ -1,0 +1,281 @@
+//! The parts on their way: a walk of the data directory feeds them, several flow at once, the list of files follows.
+
+use std::collections::BTreeSet;
+use std::io;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use bytes::Bytes;
+use futures_util::FutureExt as _;
+use futures_util::future::BoxFuture;
+use futures_util::stream::{FuturesUnordered, StreamExt as _};
+use tokio::sync::mpsc;
+
+use crate::host::failpoint::{FailPoint, pass};
+use crate::host::{AssembledSource, BytesSource, Source, SourceFeeder, Space, feed};
+use crate::model::base::{BACKUP_LABEL, CONTROL_FILE, DamagedPages, FileLine, TABLESPACE_MAP};
+use crate::model::failure::{Failure, FailureKind};
+use crate::model::key::ObjectKey;
+use crate::model::lsn::Lsn;
+use crate::model::manifest::{Encoding, ObjectRecord, ObjectRole};
+use crate::ops::base_backup::plan::{PartPlan, Planner};
+use crate::ops::base_backup::reading::{PageCheck, PartReading, PartReport};
+use crate::ops::base_backup::{Taken, Work};
+use crate::pipeline::store::{PartRecipe, Progress, store_part};
+use crate::pipeline::ustar;
+use crate::postgres::file_tree::{Entry, FileTree};
+use crate::steps::artifact::telling;
+
+/// Chunks of the list of files between those who find them and the object.
+const LINES_WAITING: usize = 4;
+
+/// The parts of one backup.
+pub(super) struct Parts<'a> {
+    work: &'a Work<'a>,
+    progress: Arc<Progress>,
+    totals: Mutex<Totals>,
+}
+
+#[derive(Default)]
+struct Totals {
+    files: u64,
+    bytes: u64,
+    damaged: DamagedPages,
+    unsettled: Vec<(crate::model::base::DamagedPage, Lsn)>,
+}
+
+/// What a walk tells besides the parts.
+struct Walked {
+    next_number: u32,
+    skipped: Vec<String>,
+}
+
+impl<'a> Parts<'a> {
+    pub(super) fn new(work: &'a Work<'a>) -> Self {
+        Self { work, progress: Arc::default(), totals: Mutex::default() }
+    }
+
+    /// Begins the backup on the server, sends every part and the list of files, and ends it.
+    pub(super) async fn make(&self) -> Result<Taken, Failure> {
+        let work = self.work;
+        work.setting.events.step("waiting for a checkpoint");
+        let label = format!("dbagent {}", work.name);
+        let starting = async { Ok(work.session.start(&label, work.options.fast_checkpoint).await?) };
+        let start = work.setting.unless_stopped("begin the base backup", starting).await?;
+        pass(FailPoint::BaseStarted)?;
+        work.setting.events.step("copying the data directory");
+        let check = work.cluster.page_check(start).filter(|_| work.options.verify_pages);
+        let (feeder, list) = feed(LINES_WAITING);
+        let sending = self.send_all(check, feeder);
+        let listing = self.send_list(Box::new(list));
+        let both = async { futures_util::future::join(sending, listing).await };
+        // A list whose feeder went away fails as well: the parts' failure is the one that tells.
+        let (sent, listed) = telling(&work.setting.events, &self.progress, None, both).await;
+        let taken = sent?;
+        listed?;
+        Ok(taken)
+    }
+
+    async fn send_all(&self, check: Option<PageCheck>, feeder: SourceFeeder) -> Result<Taken, Failure> {
+        let (sender, plans) = mpsc::channel(1);
+        let (tree, target) = (self.work.cluster.tree.clone(), self.work.options.part_bytes);
+        let walking = tokio::task::spawn_blocking(move || walk(&tree, target, &sender));
+        let sent = self.send_parts(plans, check, &feeder).await;
+        let walked = walking
+            .await
+            .map_err(|error| Failure::new(FailureKind::Failed, "walk the data directory").because(error))?;
+        sent?;
+        let walked = walked.map_err(|error| {
+            Failure::new(
+                FailureKind::Failed,
+                format!("walk the data directory {}", self.work.cluster.tree.root().display()),
+            )
+            .because(error)
+        })?;
+        let taken = self.end(walked, &feeder).await?;
+        feeder.end().await;
+        Ok(taken)
+    }
+
+    /// Sends the parts as they are planned, several at once. The first failure ends it, and the walk with it.
+    async fn send_parts(
+        &self,
+        mut plans: mpsc::Receiver<PartPlan>,
+        check: Option<PageCheck>,
+        feeder: &SourceFeeder,
+    ) -> Result<(), Failure> {
+        let (mut flowing, mut all_planned) = (FuturesUnordered::new(), false);
+        while !all_planned || !flowing.is_empty() {
+            let room = !all_planned && flowing.len() < self.work.options.parallel.get();
+            tokio::select! {
+                plan = plans.recv(), if room => match plan {
+                    Some(plan) => flowing.push(self.part(plan, check, feeder)),
+                    None => all_planned = true,
+                },
+                Some(sent) = flowing.next(), if !flowing.is_empty() => sent?,
+            }
+        }
+        Ok(())
+    }
+
+    fn part<'s>(
+        &'s self,
+        plan: PartPlan,
+        check: Option<PageCheck>,
+        feeder: &'s SourceFeeder,
+    ) -> BoxFuture<'s, Result<(), Failure>> {
+        self.send_part(plan, check, feeder).boxed()
+    }
+
+    async fn send_part(&self, plan: PartPlan, check: Option<PageCheck>, feeder: &SourceFeeder) -> Result<(), Failure> {
+        let work = self.work;
+        work.setting.require_going_on("go on with the base backup")?;
+        let root = work.cluster.tree.root().to_owned();
+        let reading = PartReading::new(root, plan.number, plan.entries, check);
+        let report = reading.report();
+        let source = Box::new(AssembledSource::new(reading));
+        self.send(ObjectRole::Part, self.part_key(plan.number)?, Encoding::Tar, source, Some(plan.bytes)).await?;
+        pass(FailPoint::BasePartCommitted)?;
+        let report = std::mem::take(&mut *report.lock().unwrap_or_else(PoisonError::into_inner));
+        self.take(report, feeder).await
+    }
+
+    /// Adds a part's report to the whole and its lines to the list of files.
+    async fn take(&self, report: PartReport, feeder: &SourceFeeder) -> Result<(), Failure> {
+        let lines = lines(&report.lines)?;
+        {
+            let mut totals = self.totals.lock().unwrap_or_else(PoisonError::into_inner);
+            totals.files += report.lines.len() as u64;
+            totals.bytes += report.lines.iter().filter_map(|line| line.size).sum::<u64>();
+            totals.damaged.merge(report.damaged);
+            totals.unsettled.extend(report.unsettled);
+        }
+        // A list that nobody takes any more has failed, and tells why.
+        feeder.give(lines).await;
+        Ok(())
+    }
+
+    /// The control file, then the end on the server, then the last part with both and the label.
+    async fn end(&self, walked: Walked, feeder: &SourceFeeder) -> Result<Taken, Failure> {
+        let work = self.work;
+        let control = work.cluster.control()?;
+        work.setting.events.step("ending the backup on the server");
+        let stopping = async { Ok(work.session.stop().await?) };
+        let stopped = work.setting.unless_stopped("end the base backup", stopping).await?;
+        pass(FailPoint::BaseStopped)?;
+        let files = [
+            (CONTROL_FILE, control),
+            (TABLESPACE_MAP, stopped.map.clone().into_bytes()),
+            (BACKUP_LABEL, stopped.label.clone().into_bytes()),
+        ];
+        let present = files.into_iter().filter(|(path, bytes)| *path != TABLESPACE_MAP || !bytes.is_empty());
+        let modified = stopped.at.timestamp();
+        let (archive, report) = last_part(walked.next_number, present, modified);
+        let key = self.part_key(walked.next_number)?;
+        let size = archive.len() as u64;
+        self.send(ObjectRole::Part, key, Encoding::Tar, Box::new(BytesSource::new(archive)), Some(size)).await?;
+        self.take(report, feeder).await?;
+        let mut totals = std::mem::take(&mut *self.totals.lock().unwrap_or_else(PoisonError::into_inner));
+        let beyond = totals.unsettled.into_iter().filter(|(_, changed)| *changed > stopped.lsn);
+        beyond.for_each(|(page, _)| totals.damaged.add(page));
+        let Totals { files, bytes, damaged, .. } = Totals { unsettled: Vec::new(), ..totals };
+        Ok(Taken { stopped, files, bytes, damaged, skipped: walked.skipped })
+    }
+
+    async fn send_list(&self, source: Box<dyn Source>) -> Result<(), Failure> {
+        let encoding = self.encoding(Encoding::Files);
+        let key = self.work.name.object(ObjectRole::Files, &encoding)?;
+        self.send(ObjectRole::Files, key, Encoding::Files, source, None).await
+    }
+
+    fn part_key(&self, number: u32) -> Result<ObjectKey, Failure> {
+        Ok(self.work.name.part(number, &self.encoding(Encoding::Tar))?)
+    }
+
+    fn encoding(&self, form: Encoding) -> Vec<Encoding> {
+        let encrypted = self.work.doors.recipients.is_some().then_some(Encoding::OpenPgp);
+        [form, self.work.options.codec.encoding()].into_iter().chain(encrypted).collect()
+    }
+
+    /// Sends one object everywhere, commits it and reads it back.
+    async fn send(
+        &self,
+        role: ObjectRole,
+        key: ObjectKey,
+        form: Encoding,
+        source: Box<dyn Source>,
+        expected: Option<u64>,
+    ) -> Result<(), Failure> {
+        let Work { options, doors, setting, places, .. } = self.work;
+        let destinations = places.begin(&key, expected, options.stall_timeout).await?;
+        let recipe = PartRecipe { codec: options.codec, recipients: doors.recipients.clone() };
+        let flowed = store_part(source, recipe, destinations, &self.progress, setting.stop.clone()).await?;
+        let record = ObjectRecord {
+            role,
+            key,
+            version: None,
+            content_size: flowed.content.0,
+            content_digest: flowed.content.1,
+            stored_size: flowed.stored.0,
+            stored_digest: flowed.stored.1,
+            encoding: self.encoding(form),
+            storage_class: None,
+            sse: None,
+        };
+        places.commit(flowed, &record, setting).await
+    }
+}
+
+/// Walks the tree twice: the large files first, each a part of its own, then everything else in bundles. What was large
+/// is remembered by name: a file that grows between the two must not fall through.
+fn walk(tree: &FileTree, target: u64, sender: &mpsc::Sender<PartPlan>) -> io::Result<Walked> {
+    let used = Space::at(tree.root()).map(|space| space.total.saturating_sub(space.free))?;
+    let mut planner = Planner::new(target, used);
+    let gone = || io::Error::new(io::ErrorKind::BrokenPipe, "nobody takes the parts any more");
+    let send = |plan: PartPlan| sender.blocking_send(plan).map_err(|_| gone());
+    let mut large = BTreeSet::new();
+    tree.walk(&mut |entry: Entry| {
+        if planner.is_large(&entry) {
+            large.insert(entry.path.clone());
+            send(planner.alone(entry))?;
+        }
+        Ok(())
+    })?;
+    let skipped = tree.walk(&mut |entry: Entry| match large.contains(&entry.path) {
+        true => Ok(()),
+        false => planner.take(entry).map_or(Ok(()), send),
+    })?;
+    planner.rest().map_or(Ok(()), send)?;
+    Ok(Walked { next_number: planner.next_number(), skipped })
+}
+
+fn lines(lines: &[FileLine]) -> Result<Bytes, Failure> {
+    let mut text = Vec::new();
+    for line in lines {
+        serde_json::to_writer(&mut text, line)
+            .map_err(|error| Failure::new(FailureKind::Failed, "write the list of files").because(error))?;
+        text.push(b'\n');
+    }
+    Ok(text.into())
+}
+
+/// An archive of files that are in memory.
+fn last_part<'f>(number: u32, files: impl Iterator<Item = (&'f str, Vec<u8>)>, modified: i64) -> (Vec<u8>, PartReport) {
+    let (mut archive, mut report) = (Vec::new(), PartReport::default());
+    for (path, bytes) in files {
+        let size = bytes.len() as u64;
+        let member = ustar::Member { path: path.to_owned(), size: Some(size), mode: 0o600, modified };
+        archive.extend(member.header());
+        report.lines.push(FileLine {
+            path: member.path,
+            part: number,
+            size: Some(size),
+            digest: Some(format!("{:032x}", xxhash_rust::xxh3::xxh3_128(&bytes))),
+            modified,
+            mode: member.mode,
+        });
+        archive.extend(bytes);
+        archive.resize(archive.len() + ustar::padding(size), 0);
+    }
+    archive.extend(ustar::end());
+    (archive, report)
+}

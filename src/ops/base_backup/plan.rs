@@ -1,0 +1,111 @@
+//! Which files go into which part: pure, one pass over what a walk shows.
+//!
+//! A large file is a part of its own and goes first, so that no core waits for the last of them; the others are bundled
+//! up to a size. Files are never split: PostgreSQL cuts relations at 1 GiB itself, and a stock tar could not put halves
+//! together. Memory: the entries of one part.
+
+use crate::postgres::file_tree::Entry;
+
+/// Entries in one part, at most: what bounds memory for a million small relations.
+const MOST_ENTRIES: usize = 4096;
+
+/// Parts that a manifest can list, about.
+const MOST_PARTS: u64 = 20_000;
+
+/// What goes into one part.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct PartPlan {
+    /// Its number, from 1.
+    pub number: u32,
+    /// Its files and directories.
+    pub entries: Vec<Entry>,
+    /// Bytes of the files when they were seen.
+    pub bytes: u64,
+}
+
+/// Bundles entries into parts.
+#[derive(Debug)]
+pub(super) struct Planner {
+    target: u64,
+    number: u32,
+    entries: Vec<Entry>,
+    bytes: u64,
+}
+
+impl Planner {
+    /// Parts of about `target` bytes, larger where the cluster has `expected` bytes and a manifest could not list them.
+    pub(super) fn new(target: u64, expected: u64) -> Self {
+        Self { target: target.max(expected / MOST_PARTS).max(1), number: 0, entries: Vec::new(), bytes: 0 }
+    }
+
+    /// Whether `entry` is large enough to be a part of its own.
+    pub(super) fn is_large(&self, entry: &Entry) -> bool {
+        entry.size.is_some_and(|size| size >= self.target / 2)
+    }
+
+    /// A part with `entry` alone.
+    pub(super) fn alone(&mut self, entry: Entry) -> PartPlan {
+        self.number += 1;
+        PartPlan { number: self.number, bytes: entry.size.unwrap_or_default(), entries: vec![entry] }
+    }
+
+    /// Takes an entry; gives a part once one is full.
+    pub(super) fn take(&mut self, entry: Entry) -> Option<PartPlan> {
+        self.bytes += entry.size.unwrap_or_default();
+        self.entries.push(entry);
+        let full = self.bytes >= self.target || self.entries.len() >= MOST_ENTRIES;
+        if full { self.rest() } else { None }
+    }
+
+    /// What has been taken and is in no part yet.
+    pub(super) fn rest(&mut self) -> Option<PartPlan> {
+        if self.entries.is_empty() {
+            return None;
+        }
+        self.number += 1;
+        let (entries, bytes) = (std::mem::take(&mut self.entries), std::mem::take(&mut self.bytes));
+        Some(PartPlan { number: self.number, entries, bytes })
+    }
+
+    /// The number of the part after the last.
+    pub(super) fn next_number(&self) -> u32 {
+        self.number + 1
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn file(path: &str, size: u64) -> Entry {
+        Entry { path: path.into(), size: Some(size), mode: 0o600, modified: 0, relation: None }
+    }
+
+    #[test]
+    fn small_files_are_bundled_and_large_ones_are_alone() {
+        let mut planner = Planner::new(100, 0);
+        assert!(planner.is_large(&file("a", 50)) && !planner.is_large(&file("a", 49)));
+        assert_eq!(planner.alone(file("big", 1000)).number, 1);
+        assert_eq!(planner.take(file("a", 40)), None);
+        assert_eq!(planner.take(file("b", 40)), None);
+        let part = planner.take(file("c", 40)).unwrap();
+        assert_eq!((part.number, part.bytes, part.entries.len()), (2, 120, 3));
+        assert_eq!(planner.take(file("d", 1)), None);
+        assert_eq!(planner.rest().unwrap().number, 3);
+        assert_eq!((planner.rest(), planner.next_number()), (None, 4));
+    }
+
+    #[test]
+    fn a_million_small_files_never_make_a_part_that_does_not_fit_into_memory() {
+        let mut planner = Planner::new(1 << 30, 0);
+        let parts: Vec<_> = (0..1_000_000).filter_map(|at| planner.take(file(&format!("base/5/{at}"), 8192))).collect();
+        assert!(parts.iter().all(|part| part.entries.len() == MOST_ENTRIES));
+        assert_eq!(parts.len(), 1_000_000 / MOST_ENTRIES);
+    }
+
+    #[test]
+    fn a_huge_cluster_has_parts_that_a_manifest_can_list() {
+        let planner = Planner::new(256 << 20, 100 << 40);
+        assert!((100 << 40) / planner.target <= MOST_PARTS + 1);
+    }
+}

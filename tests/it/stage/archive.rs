@@ -1,0 +1,44 @@
+//! A desk whose server archives its log through our own binary, as an operator sets it up.
+
+use std::os::unix::fs::lchown;
+use std::path::Path;
+
+use crate::cli::Desk;
+use crate::stage::site::{Site, TABLES};
+
+/// A desk with segments of 1 MiB, archiving.
+pub fn desk() -> Desk {
+    desk_with(&[])
+}
+
+/// The same with further settings.
+pub fn desk_with(settings: &[(&str, &str)]) -> Desk {
+    let own = [("archive_mode", "on"), ("wal_keep_size", "64MB")];
+    let settings: Vec<_> = own.into_iter().chain(settings.iter().copied()).collect();
+    let site = Site::made_with(&settings, &["--wal-segsize=1"]);
+    let mut desk = Desk::at(site, &TABLES);
+    desk.run_as = desk.site.server.run_as();
+    desk.configure("[base_backup]\npart_size = '4MB'\nwal_timeout = '60 seconds'\n");
+    give(&desk);
+    let command = format!("{} --config {} wal push \"%p\"", env!("CARGO_BIN_EXE_dbagent"), desk.config.display());
+    desk.site.server.sql(&format!("ALTER SYSTEM SET archive_command = $cmd${command}$cmd$")).unwrap();
+    // In the cluster's own configuration too, so that a copy has it.
+    desk.site.server.sql("ALTER SYSTEM SET archive_mode = 'on'").unwrap();
+    desk.site.server.sql("SELECT pg_reload_conf()").unwrap();
+    desk
+}
+
+/// Gives everything below the desk's root to whom the server runs as: the archiver must read and write there.
+pub fn give(desk: &Desk) {
+    if let Some(owner) = desk.site.server.run_as() {
+        give_below(desk.site.root(), owner);
+    }
+}
+
+pub fn give_below(path: &Path, owner: (u32, u32)) {
+    lchown(path, Some(owner.0), Some(owner.1)).unwrap();
+    let is_folder = std::fs::symlink_metadata(path).unwrap().is_dir();
+    if is_folder {
+        std::fs::read_dir(path).unwrap().for_each(|entry| give_below(&entry.unwrap().path(), owner));
+    }
+}
