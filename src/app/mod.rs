@@ -15,6 +15,7 @@ pub mod manual;
 mod partitions;
 pub mod policies;
 mod postgres;
+mod recover;
 mod repositories;
 mod secrets;
 mod sheet;

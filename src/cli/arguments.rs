@@ -77,7 +77,7 @@ pub enum Command {
     #[command(subcommand)]
     Backup(Backup),
     /// Restore a database or a table
-    Restore(Restore),
+    Restore(Box<Restore>),
     /// Apply retention; with --plan, show what would go and why
     Expire(Expire),
     /// Archived WAL: push and fetch for PostgreSQL; list, sync, verify
@@ -242,7 +242,7 @@ pub struct Consent {
 }
 
 #[derive(Debug, Args)]
-#[command(group(clap::ArgGroup::new("what").required(true).args(["database", "table"])))]
+#[command(group(clap::ArgGroup::new("what").required(true).args(["database", "table", "to"])))]
 pub struct Restore {
     /// Restore this database, into a new one
     #[arg(long, value_name = "NAME")]
@@ -250,6 +250,51 @@ pub struct Restore {
     /// Restore this table (schema optional), beside the one that is there unless --mode says otherwise
     #[arg(long, value_name = "NAME")]
     pub table: Option<String>,
+    /// Restore the whole cluster as it was at a moment into this directory, from a base backup and the archived log
+    #[arg(long, value_name = "DIRECTORY")]
+    pub to: Option<PathBuf>,
+    /// The moment: 2026-03-01T14:30:00Z, "2026-03-01 14:30 Europe/Amsterdam", "2 hours ago", latest
+    #[arg(long, value_name = "TIME", requires = "to", group = "target")]
+    pub target_time: Option<String>,
+    /// The position in the log
+    #[arg(long, value_name = "LSN", requires = "to", group = "target")]
+    pub target_lsn: Option<String>,
+    /// The transaction
+    #[arg(long, value_name = "XID", requires = "to", group = "target")]
+    pub target_xid: Option<u32>,
+    /// The restore point
+    #[arg(long, value_name = "NAME", requires = "to", group = "target")]
+    pub target_name: Option<String>,
+    /// The first consistent state of the base backup
+    #[arg(long, requires = "to", group = "target")]
+    pub immediate: bool,
+    /// Everything that is archived (what is done when nothing else is said)
+    #[arg(long, requires = "to", group = "target")]
+    pub latest: bool,
+    /// Leave out what is exactly at the target
+    #[arg(long, requires = "target")]
+    pub exclusive: bool,
+    /// Follow this timeline instead of the newest
+    #[arg(long, value_name = "N", requires = "to")]
+    pub timeline: Option<u32>,
+    /// What the server does at the target
+    #[arg(long, value_enum, default_value_t = RestoreAction::Pause, requires = "to")]
+    pub action: RestoreAction,
+    /// Do nothing where there is a data directory already
+    #[arg(long, requires = "to")]
+    pub if_empty: bool,
+    /// Bring a stopped copy of this cluster there, fetching only what differs
+    #[arg(long, requires = "to")]
+    pub delta: bool,
+    /// Put a tablespace elsewhere: its old path or oid, and the new path
+    #[arg(long, value_name = "OLD=NEW", requires = "to")]
+    pub tablespace_map: Vec<String>,
+    /// The copy takes the primary's place: it goes on archiving
+    #[arg(long, requires = "to")]
+    pub takeover: bool,
+    /// Start the copy and follow it to the target
+    #[arg(long, requires = "to")]
+    pub start: bool,
     /// Which backup: full id, unique prefix, latest or oldest
     #[arg(long, value_name = "ID", default_value = "latest")]
     pub backup: String,
@@ -285,6 +330,17 @@ pub struct Restore {
     pub accept_unsigned: bool,
     #[command(flatten)]
     pub consent: Consent,
+}
+
+/// What the server does at the target.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum RestoreAction {
+    /// Wait, readable, for a person to say what next
+    Pause,
+    /// Become a primary on a timeline of its own
+    Promote,
+    /// Shut down
+    Shutdown,
 }
 
 /// What becomes of rows that are there.

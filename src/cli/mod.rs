@@ -18,6 +18,7 @@ mod partition;
 mod plan;
 mod progress;
 mod prompt;
+mod recover;
 mod restore;
 mod run;
 mod signals;

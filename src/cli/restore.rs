@@ -7,7 +7,7 @@ use crate::app::App;
 use crate::catalog::Selector;
 use crate::cli::arguments::{Restore, TableMode as Mode};
 use crate::cli::output::{Output, Tone};
-use crate::cli::{Code, progress, prompt, signals};
+use crate::cli::{Code, progress, prompt, recover, signals};
 use crate::model::failure::{Failure, FailureKind};
 use crate::model::table::TableName;
 use crate::ops::Setting;
@@ -17,6 +17,9 @@ use crate::ops::restore::{self, Choice, DatabaseOptions, Doors, Restored, TableM
 const LOCK_TIMEOUT: std::time::Duration = std::time::Duration::from_secs(10);
 
 pub async fn run(app: &App, arguments: &Restore, output: &Output) -> Result<Code, Failure> {
+    if arguments.to.is_some() {
+        return recover::run(app, arguments, output).await;
+    }
     let setting = app.setting(progress::on_screen(output), signals::stop());
     let wanted = wanted(arguments)?;
     let doors = app.restore_doors(arguments.repository.as_deref(), arguments.jobs).await?;

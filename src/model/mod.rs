@@ -12,6 +12,7 @@ pub mod digest;
 pub mod event;
 pub mod failure;
 pub mod id;
+pub mod instant;
 pub mod keep;
 pub mod key;
 pub mod lineage;

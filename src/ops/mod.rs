@@ -17,6 +17,7 @@ pub mod dump;
 pub mod expire;
 pub mod increment;
 pub mod partition;
+pub mod recover;
 pub mod restore;
 pub mod status;
 pub mod wal;

@@ -315,8 +315,8 @@ impl Drop for ScratchServer {
     }
 }
 
-/// Whom the server runs as: ourselves, unless we are root.
-fn server_user() -> Result<Option<(u32, u32)>, ScratchError> {
+/// Whom a server of ours runs as, user and group id: ourselves, unless we are root.
+pub fn server_user() -> Result<Option<(u32, u32)>, ScratchError> {
     if !rustix::process::geteuid().is_root() {
         return Ok(None);
     }

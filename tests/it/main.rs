@@ -56,6 +56,7 @@ mod pipeline_openpgp;
 mod pipeline_store;
 mod postgres_connection;
 mod queries;
+mod recover;
 mod restore_table;
 mod retention;
 mod schedule;

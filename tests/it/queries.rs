@@ -11,7 +11,7 @@ use dbagent::postgres::copy;
 use crate::stage::site::Site;
 
 /// Folders whose files hold one statement each; the others hold scripts, which the tests of their rooms run.
-const FOLDERS: [&str; 8] = ["server", "dump", "table", "check", "increment", "wal", "partition", "base"];
+const FOLDERS: [&str; 9] = ["server", "dump", "table", "check", "increment", "wal", "partition", "base", "recovery"];
 
 #[tokio::test(flavor = "multi_thread")]
 async fn every_query_file_has_a_header_and_is_a_statement_that_postgresql_takes() {

@@ -2,9 +2,13 @@
 
 use std::os::unix::fs::lchown;
 use std::path::Path;
+use std::time::{Duration, Instant};
 
 use crate::cli::Desk;
 use crate::stage::site::{Site, TABLES};
+
+/// Longest wait for the archiver.
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// A desk with segments of 1 MiB, archiving.
 pub fn desk() -> Desk {
@@ -40,5 +44,28 @@ pub fn give_below(path: &Path, owner: (u32, u32)) {
     let is_folder = std::fs::symlink_metadata(path).unwrap().is_dir();
     if is_folder {
         std::fs::read_dir(path).unwrap().for_each(|entry| give_below(&entry.unwrap().path(), owner));
+    }
+}
+
+/// Ends the segment being written and waits until it is archived.
+pub fn switch(desk: &Desk) {
+    desk.site.ask("SELECT pg_logical_emit_message(false, 'test', 'something to archive')");
+    let ended = desk.site.ask("SELECT pg_walfile_name(pg_current_wal_insert_lsn() - 1)");
+    desk.site.ask("SELECT pg_switch_wal()");
+    let deadline = Instant::now() + PATIENCE;
+    let archived = "SELECT coalesce(last_archived_wal, '') FROM pg_stat_archiver";
+    loop {
+        let last = desk.site.ask(archived);
+        let is_segment = last.len() == 24;
+        if is_segment && last[8..] >= ended[8..] {
+            return;
+        }
+        let failed = desk.site.ask("SELECT coalesce(last_failed_wal, '') || ' ' || failed_count FROM pg_stat_archiver");
+        assert!(
+            Instant::now() < deadline,
+            "{ended} was not archived: last {last}, failed {failed}\n{}",
+            desk.site.server.log().join("\n")
+        );
+        std::thread::sleep(Duration::from_millis(20));
     }
 }

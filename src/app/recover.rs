@@ -1,0 +1,64 @@
+//! Opens the doors of a point-in-time restore: repositories that take WAL, keys, and the command PostgreSQL is given.
+
+use std::num::NonZeroUsize;
+use std::path::Path;
+use std::thread::available_parallelism;
+
+use crate::app::App;
+use crate::model::failure::{Failure, FailureKind};
+use crate::model::manifest::Manifest;
+use crate::ops::recover;
+
+impl App {
+    /// What a restore to a moment works with, reading from all repositories or from the one called `only`.
+    pub async fn recover_doors(&self, only: Option<&str>, jobs: Option<usize>) -> Result<recover::Doors, Failure> {
+        let (mut repositories, unopened) = self.try_repositories(only).await?;
+        for (name, failure) in &unopened {
+            tracing::warn!(repository = name, error = failure.full_message(), "cannot be opened");
+        }
+        if let (true, Some((_, failure))) = (repositories.is_empty(), unopened.into_iter().next()) {
+            return Err(failure);
+        }
+        let config = &self.loaded.config;
+        repositories.retain(|repository| config.repository.get(&repository.name).is_some_and(|each| each.wal));
+        let cores = available_parallelism().map_or(1, NonZeroUsize::get);
+        let jobs = jobs.or(config.restore.jobs.map(usize::from)).unwrap_or(cores).max(1);
+        let restore_command = self.restore_command()?;
+        Ok(recover::Doors {
+            repositories,
+            keys: self.decryption_keys()?,
+            cluster: config.cluster.clone(),
+            restore_command,
+            jobs,
+        })
+    }
+
+    /// What starts the copy of `manifest`.
+    pub fn starter(&self, manifest: &Manifest) -> Result<recover::Starter, Failure> {
+        let connection = self.connection(manifest.verb, None)?;
+        Ok(recover::Starter {
+            bin_directory: self.loaded.config.postgres.bin_directory.as_ref().map(|path| path.to_path_buf()),
+            user: connection.user().to_owned(),
+            database: manifest.source.database.clone(),
+        })
+    }
+
+    /// `restore_command` with absolute paths: PostgreSQL runs it in its data directory and without our environment.
+    fn restore_command(&self) -> Result<String, Failure> {
+        let failed = |error| Failure::new(FailureKind::Failed, "find this program for restore_command").because(error);
+        let program = std::env::current_exe().map_err(failed)?;
+        let Some(file) = &self.loaded.file else {
+            return Err(Failure::new(FailureKind::Usage, "write restore_command: there is no configuration file")
+                .hint("PostgreSQL calls dbagent without its environment: put the configuration into a file, and name it with --config."));
+        };
+        let file = std::path::absolute(file).map_err(failed)?;
+        Ok(format!("{} --config {} wal fetch \"%f\" \"%p\"", quoted(&program), quoted(&file)))
+    }
+}
+
+/// For a POSIX shell, and for PostgreSQL, which takes `%` for its own.
+fn quoted(path: &Path) -> String {
+    let text = path.display().to_string().replace('%', "%%");
+    let plain = text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"/._-+=:,@%".contains(&byte));
+    if plain { text } else { format!("'{}'", text.replace('\'', "'\\''")) }
+}

@@ -1,0 +1,179 @@
+//! `dbagent restore --to DIR`: the whole cluster as it was at a moment.
+
+use chrono::{DateTime, SecondsFormat, Utc};
+use serde_json::json;
+
+use crate::app::App;
+use crate::catalog::Selector;
+use crate::cli::arguments::{Restore, RestoreAction};
+use crate::cli::output::{Output, Tone};
+use crate::cli::{Code, progress, signals};
+use crate::model::failure::{Failure, FailureKind};
+use crate::model::instant;
+use crate::model::lsn::Timeline;
+use crate::model::size::ByteSize;
+use crate::ops::recover::{self, Action, Options, Plan, Restored, Started, Target};
+
+pub async fn run(app: &App, arguments: &Restore, output: &Output) -> Result<Code, Failure> {
+    let options = options(app, arguments)?;
+    if recover::is_there(&options) {
+        let message = format!("{} is a data directory already; nothing was done", options.to.display());
+        output.result(&json!({"restored": null, "reason": message}), || message.clone());
+        return Ok(0);
+    }
+    let setting = app.setting(progress::on_screen(output), signals::stop());
+    let doors = app.recover_doors(arguments.repository.as_deref(), arguments.jobs).await?;
+    let plan = recover::plan(&options, &doors, &setting).await?;
+    if arguments.consent.plan {
+        output.result(&json!({"plan": plan_json(&plan, &options)}), || plan_text(&plan, &options));
+        return Ok(0);
+    }
+    output.talk(&plan_text(&plan, &options));
+    let restored = recover::restore(&plan, &options, &doors, &setting).await?;
+    let started = match arguments.start {
+        true => {
+            let starter = app.starter(&plan.artifact.manifest)?;
+            Some(recover::start(&plan, &options, &restored, &starter, &setting).await?)
+        }
+        false => None,
+    };
+    show(&plan, &options, &restored, started.as_ref(), output);
+    Ok(0)
+}
+
+fn options(app: &App, arguments: &Restore) -> Result<Options, Failure> {
+    let usage = |message: String| Failure::new(FailureKind::Usage, message);
+    let Some(to) = &arguments.to else { return Err(usage("restore: say --to DIRECTORY".into())) };
+    let to =
+        std::path::absolute(to).map_err(|error| usage(format!("use the directory {}", to.display())).because(error))?;
+    let Ok(selector) = arguments.backup.parse::<Selector>();
+    let maps = arguments.tablespace_map.iter().map(|map| map.parse().map_err(usage)).collect::<Result<Vec<_>, _>>()?;
+    Ok(Options {
+        to,
+        target: target(app, arguments)?,
+        exclusive: arguments.exclusive,
+        timeline: arguments.timeline.map(Timeline),
+        backup: (selector != Selector::Latest).then_some(selector),
+        action: match arguments.action {
+            RestoreAction::Pause => Action::Pause,
+            RestoreAction::Promote => Action::Promote,
+            RestoreAction::Shutdown => Action::Shutdown,
+        },
+        if_empty: arguments.if_empty,
+        delta: arguments.delta,
+        tablespaces: maps,
+        takeover: arguments.takeover,
+        accept_unsigned: arguments.accept_unsigned,
+    })
+}
+
+fn target(app: &App, arguments: &Restore) -> Result<Target, Failure> {
+    let usage = |message: String| Failure::new(FailureKind::Usage, message);
+    if let Some(text) = arguments.target_time.as_deref().filter(|text| *text != "latest") {
+        return instant(app, text).map(Target::Time);
+    }
+    if let Some(lsn) = &arguments.target_lsn {
+        return lsn.parse().map(Target::Position).map_err(|error| usage(format!("{error}")));
+    }
+    if let Some(id) = arguments.target_xid {
+        return Ok(Target::Transaction(id));
+    }
+    if let Some(name) = &arguments.target_name {
+        return Ok(Target::Name(name.clone()));
+    }
+    Ok(if arguments.immediate { Target::Immediate } else { Target::Latest })
+}
+
+fn instant(app: &App, text: &str) -> Result<DateTime<Utc>, Failure> {
+    instant::parse(text, app.loaded.config.restore.timezone, app.clock.now()).map_err(|error| {
+        let hint = match error.candidates.as_slice() {
+            [] => "Write it like 2026-03-01T14:30:00Z or \"2026-03-01 14:30 Europe/Amsterdam\".".to_owned(),
+            candidates => format!("Did you mean: {}? Write it with its offset or zone.", candidates.join(" or ")),
+        };
+        Failure::new(FailureKind::Usage, error.to_string()).hint(hint)
+    })
+}
+
+fn precise(instant: DateTime<Utc>) -> String {
+    instant.to_rfc3339_opts(SecondsFormat::AutoSi, true)
+}
+
+fn plan_json(plan: &Plan, options: &Options) -> serde_json::Value {
+    json!({
+        "target": options.target.to_string(),
+        "directory": options.to,
+        "repository": plan.repository.name,
+        "backup": plan.artifact.manifest.id,
+        "name": plan.artifact.name.to_string(),
+        "timeline": plan.timeline.0,
+        "window": {"from": precise(plan.reach.from), "until": precise(plan.reach.until)},
+        "first_segment": plan.reach.first,
+        "last_segment": plan.reach.last,
+        "segments": plan.reach.segments,
+        "bytes": plan.base.bytes,
+        "stored_bytes": plan.stored_bytes,
+        "notes": plan.notes,
+    })
+}
+
+fn plan_text(plan: &Plan, options: &Options) -> String {
+    let mut lines = vec![
+        format!("to {} into {}", options.target, options.to.display()),
+        format!(
+            "from {} in repository {}: {} of files, {} to fetch",
+            plan.artifact.name,
+            plan.repository.name,
+            ByteSize(plan.base.bytes),
+            ByteSize(plan.stored_bytes)
+        ),
+        format!(
+            "log: {} segments of timeline {}, {} to {}, all stored",
+            plan.reach.segments, plan.timeline.0, plan.reach.first, plan.reach.last
+        ),
+        format!(
+            "from this backup any moment from {} to {} can be reached",
+            precise(plan.reach.from),
+            precise(plan.reach.until)
+        ),
+    ];
+    if let Target::Time(instant) = &options.target {
+        let local = instant.with_timezone(&chrono::Local);
+        lines[0] = format!("to {} ({} here) into {}", precise(*instant), local.to_rfc3339(), options.to.display());
+    }
+    lines.extend(plan.notes.iter().map(|note| format!("note: {note}")));
+    lines.join("\n")
+}
+
+fn show(plan: &Plan, options: &Options, restored: &Restored, started: Option<&Started>, output: &Output) {
+    let phases: Vec<_> =
+        restored.phases.iter().map(|(name, seconds)| json!({"phase": name, "seconds": seconds})).collect();
+    let result = json!({
+        "restored": {
+            "directory": restored.directory, "files": restored.files, "bytes": restored.bytes, "kept": restored.kept,
+            "phases": phases,
+        },
+        "plan": plan_json(plan, options),
+        "started": started,
+    });
+    output.result(&result, || {
+        let done =
+            format!("{} holds the cluster, ready to recover to {}", restored.directory.display(), options.target);
+        let mut lines = vec![output.paint(Tone::Good, &done)];
+        lines.extend(restored.phases.iter().map(|(name, seconds)| format!("  {name}: {seconds:.1} s")));
+        match started {
+            None => lines.push(format!("start it: pg_ctl -D {} start", restored.directory.display())),
+            Some(started) => {
+                let last = started.last_commit.map_or("none".to_owned(), precise);
+                lines.push(format!(
+                    "  recover: {:.1} s; {}; last commit replayed: {last}",
+                    started.seconds, started.state
+                ));
+                lines.push(format!("look at it: psql -h {} -p {}", started.socket.display(), started.port));
+                if started.state == "paused" {
+                    lines.push("go on from here as a primary: SELECT pg_wal_replay_resume();".to_owned());
+                }
+            }
+        }
+        lines.join("\n")
+    });
+}

@@ -1,0 +1,207 @@
+//! The plan of a recovery: which base backup of which repository, along which timeline, and whether the target can be
+//! reached at all. Refuses before anything is written.
+
+use chrono::{DateTime, SecondsFormat, Utc};
+
+use crate::catalog::{Artifact, Inventory, Repository, Selector, Unsigned};
+use crate::model::base::BaseRecord;
+use crate::model::failure::{Failure, FailureKind};
+use crate::model::lsn::Timeline;
+use crate::ops::Setting;
+use crate::ops::recover::target::Target;
+use crate::ops::recover::window::{Reach, Timelines, usable};
+use crate::ops::recover::{Doors, Options};
+use crate::steps::wal::WalDoors;
+
+/// What a recovery will use.
+#[derive(Debug)]
+pub struct Plan {
+    /// The repository.
+    pub repository: Repository,
+    /// The base backup.
+    pub artifact: Artifact,
+    /// What its manifest says of it.
+    pub base: BaseRecord,
+    /// The timeline to follow.
+    pub timeline: Timeline,
+    /// How far it reaches.
+    pub reach: Reach,
+    /// Bytes to fetch, without the log.
+    pub stored_bytes: u64,
+    /// What else a person should know.
+    pub notes: Vec<String>,
+}
+
+/// Plans the recovery in the first repository that can serve it.
+pub async fn plan(options: &Options, doors: &Doors, setting: &Setting) -> Result<Plan, Failure> {
+    let mut failures: Vec<Failure> = Vec::new();
+    for repository in &doors.repositories {
+        match plan_in(repository, options, doors, setting).await {
+            Ok(plan) => return Ok(plan),
+            Err(failure) => failures.push(failure),
+        }
+    }
+    // A repository that could not serve the instant says more than one that could not be read.
+    let best = failures.iter().position(|failure| failure.kind == FailureKind::OutsideWindow).unwrap_or_default();
+    if failures.is_empty() {
+        return Err(Failure::new(FailureKind::Usage, "restore: no repository takes WAL"));
+    }
+    Err(failures.swap_remove(best))
+}
+
+async fn plan_in(
+    repository: &Repository,
+    options: &Options,
+    doors: &Doors,
+    setting: &Setting,
+) -> Result<Plan, Failure> {
+    let now = setting.clock.now();
+    let unsigned = if options.accept_unsigned { Unsigned::Accept } else { Unsigned::Refuse };
+    let inventory = Inventory::read(repository, unsigned, now).await?;
+    if let (Some(reason), false) = (&inventory.broken_log, options.accept_unsigned) {
+        return Err(Failure::new(FailureKind::Integrity, format!("trust repository {}: {reason}", repository.name))
+            .hint("Restore from another repository with --repository, or add --accept-unsigned if you know why."));
+    }
+    let bases = bases(&inventory, options)?;
+    let Some(base) = bases.last().and_then(|newest| newest.manifest.base.as_ref()) else {
+        return Err(Failure::new(
+            FailureKind::NothingMatches,
+            format!("find a base backup in repository {}", repository.name),
+        )
+        .hint("`dbagent job run base` makes one; `dbagent backup list` shows what there is."));
+    };
+    let size = base
+        .segment_size()
+        .ok_or_else(|| Failure::new(FailureKind::Integrity, "understand the size of WAL segments"))?;
+    let wal = WalDoors {
+        repositories: vec![repository.clone()],
+        unopened: Vec::new(),
+        keys: doors.keys.clone(),
+        cluster: doors.cluster.clone(),
+    };
+    let timelines = Timelines::read(repository, &wal, size, now).await?;
+    Search { repository, options, bases, timelines, now }.find().await
+}
+
+/// The base backups to choose from, oldest first.
+fn bases(inventory: &Inventory, options: &Options) -> Result<Vec<Artifact>, Failure> {
+    let all: Vec<Artifact> = inventory.artifacts.iter().filter(|each| each.manifest.base.is_some()).cloned().collect();
+    let mut chosen: Vec<Artifact> = match &options.backup {
+        // Whoever names a backup may have a damaged one.
+        Some(selector) if *selector != Selector::Latest => selector.choose(&all)?.into_iter().cloned().collect(),
+        _ => all.iter().filter(|each| usable(each).is_some()).cloned().collect(),
+    };
+    chosen.sort_by_key(|each| each.manifest.as_of());
+    Ok(chosen)
+}
+
+struct Search<'a> {
+    repository: &'a Repository,
+    options: &'a Options,
+    bases: Vec<Artifact>,
+    timelines: Timelines,
+    now: DateTime<Utc>,
+}
+
+impl Search<'_> {
+    /// The newest base backup that can serve the target; for a target whose place is not known, the oldest.
+    async fn find(self) -> Result<Plan, Failure> {
+        let mut reaches: Vec<Reach> = Vec::new();
+        let unknown = matches!(self.options.target, Target::Transaction(_) | Target::Name(_));
+        let order: Vec<&Artifact> =
+            if unknown { self.bases.iter().collect() } else { self.bases.iter().rev().collect() };
+        for artifact in order {
+            let Some(base) = &artifact.manifest.base else { continue };
+            let timelines = self.timelines.reachable(base.timeline, base.stop);
+            let asked = self.options.timeline;
+            for timeline in timelines.iter().copied().filter(|each| asked.is_none_or(|asked| asked == *each)) {
+                let Some(reach) = self.timelines.reach(self.repository, base, timeline, self.now).await? else {
+                    continue;
+                };
+                if self.serves(&reach, base) {
+                    return Ok(self.plan(artifact, base, (timeline, reach), &timelines, unknown));
+                }
+                reaches.push(reach);
+            }
+        }
+        Err(self.refuse(&reaches))
+    }
+
+    fn serves(&self, reach: &Reach, base: &BaseRecord) -> bool {
+        match &self.options.target {
+            Target::Time(instant) => reach.from <= *instant && *instant <= reach.until,
+            Target::Position(lsn) => base.stop <= *lsn && *lsn < reach.end,
+            Target::Transaction(_) | Target::Name(_) | Target::Immediate => true,
+            Target::Latest => reach.gap.is_none(),
+        }
+    }
+
+    fn plan(
+        &self,
+        artifact: &Artifact,
+        base: &BaseRecord,
+        (timeline, reach): (Timeline, Reach),
+        timelines: &[Timeline],
+        unknown: bool,
+    ) -> Plan {
+        let mut notes = Vec::new();
+        let others: Vec<String> =
+            timelines.iter().filter(|other| **other != timeline).map(|other| other.0.to_string()).collect();
+        if !others.is_empty() {
+            notes.push(format!(
+                "there are other timelines from this backup: {}; this restore follows {} (--timeline chooses)",
+                others.join(", "),
+                timeline.0
+            ));
+        }
+        if unknown {
+            notes.push(
+                "when the target was is not known, so that the oldest base backup is used; --backup chooses another"
+                    .into(),
+            );
+        }
+        if let Some(damage) = &artifact.damaged {
+            notes.push(format!("this backup does not count as good: {damage}"));
+        }
+        Plan {
+            repository: self.repository.clone(),
+            artifact: artifact.clone(),
+            base: base.clone(),
+            timeline,
+            reach,
+            stored_bytes: artifact.manifest.stored_size(),
+            notes,
+        }
+    }
+
+    fn refuse(&self, reaches: &[Reach]) -> Failure {
+        let target = &self.options.target;
+        let name = &self.repository.name;
+        let show = |instant: DateTime<Utc>| instant.to_rfc3339_opts(SecondsFormat::Micros, true);
+        let (Some(from), Some(until)) = (reaches.iter().map(|r| r.from).min(), reaches.iter().map(|r| r.until).max())
+        else {
+            let message = format!("restore to {target}: no base backup in repository {name} has its log there");
+            return Failure::new(FailureKind::OutsideWindow, message).hint(
+                "`dbagent wal list` shows which segments are stored; `dbagent job run base` makes a new base backup.",
+            );
+        };
+        let gap = reaches.iter().filter_map(|reach| Some((reach.until, reach.gap?))).max_by_key(|(until, _)| *until);
+        let message = format!(
+            "restore to {target} from repository {name}: it can be restored to any moment from {} to {}",
+            show(from),
+            show(until)
+        );
+        match gap {
+            Some((last, segment)) => {
+                let message = format!(
+                    "{message}; the segment {segment} is missing, and the last moment before it is {}",
+                    show(last)
+                );
+                Failure::new(FailureKind::OutsideWindow, message)
+                    .hint("Look for the segment in the server's pg_wal; `dbagent wal push` stores it.")
+            }
+            None => Failure::new(FailureKind::OutsideWindow, message)
+                .hint("Choose a moment within it; --latest restores everything that is archived."),
+        }
+    }
+}

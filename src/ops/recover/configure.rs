@@ -1,0 +1,172 @@
+//! What PostgreSQL is told in the copy: where the log comes from, where to end, what must not be lower, not to archive.
+//!
+//! Goes into `postgresql.auto.conf`, which PostgreSQL reads last; what the cluster had there stays before it. The copy
+//! has the primary's system identifier, so that its archiving is off unless it takes the primary's place.
+
+use std::fmt::Write as _;
+use std::path::Path;
+
+use crate::host::{durable, files};
+use crate::model::base::{BaseRecord, TABLESPACE_MAP};
+use crate::model::failure::{Failure, FailureKind};
+use crate::ops::recover::directory::Place;
+use crate::ops::recover::{Doors, Options, Plan};
+use crate::postgres::base_backup::MUST_MATCH;
+
+const AUTO: &str = "postgresql.auto.conf";
+const CONFIGURATION: &str = "postgresql.conf";
+const HBA: &str = "pg_hba.conf";
+const BEGIN: &str = "# dbagent restore: begin";
+const END: &str = "# dbagent restore: end";
+const LIMIT: u64 = 16 << 20;
+
+/// Settings that would lead a copy back into the directory it was copied from.
+const LEAD_AWAY: [&str; 4] = ["data_directory", "hba_file", "ident_file", "external_pid_file"];
+
+/// Writes everything but the control file.
+pub(super) fn write(plan: &Plan, options: &Options, place: &Place, doors: &Doors) -> Result<(), Failure> {
+    let root = &place.root;
+    put(root, TABLESPACE_MAP, &tablespace_map(place))?;
+    let had = read(root, AUTO)?.unwrap_or_default();
+    put(root, AUTO, &format!("{}{}", without_block(&had), block(plan, options, doors)))?;
+    let main = match read(root, CONFIGURATION)? {
+        Some(text) => without_leads(&text),
+        None => "# The cluster had its configuration elsewhere; see postgresql.auto.conf for what recovery needs.\n"
+            .to_owned(),
+    };
+    put(root, CONFIGURATION, &main)?;
+    if read(root, HBA)?.is_none() {
+        put(root, HBA, "# The cluster had this file elsewhere. Let in whom you need.\nlocal all all peer\n")?;
+    }
+    if read(root, "pg_ident.conf")?.is_none() {
+        put(root, "pg_ident.conf", "")?;
+    }
+    for stale in ["standby.signal", "postmaster.pid", "backup_label.old", "tablespace_map.old"] {
+        files::remove_if_there(&root.join(stale)).map_err(|error| unwritten(stale).because(error))?;
+    }
+    put(root, "recovery.signal", "")
+}
+
+/// The lines that recovery needs.
+fn block(plan: &Plan, options: &Options, doors: &Doors) -> String {
+    let mut lines = vec![
+        ("restore_command", doors.restore_command.clone()),
+        ("recovery_target_timeline", plan.timeline.0.to_string()),
+    ];
+    lines.extend(options.target.setting());
+    if options.target.setting().is_some() {
+        lines.push(("recovery_target_action", options.action.name().to_owned()));
+        lines.push(("recovery_target_inclusive", if options.exclusive { "off" } else { "on" }.to_owned()));
+    }
+    if !options.takeover {
+        lines.push(("archive_mode", "off".to_owned()));
+    }
+    lines.extend(must_match(&plan.base));
+    let mut text = format!("{BEGIN}\n# {} to {}\n", plan.artifact.name, options.target);
+    for (name, value) in lines {
+        // Into a string that cannot fail.
+        let _ = writeln!(text, "{name} = '{}'", value.replace('\'', "''"));
+    }
+    text.push_str(END);
+    text.push('\n');
+    text
+}
+
+fn must_match(base: &BaseRecord) -> impl Iterator<Item = (&'static str, String)> + '_ {
+    MUST_MATCH.into_iter().filter_map(|name| Some((name, base.settings.get(name)?.clone())))
+}
+
+/// `text` without what an earlier restore wrote, ending with a line end.
+fn without_block(text: &str) -> String {
+    let mut within = false;
+    let mut kept = String::new();
+    for line in text.lines() {
+        within |= line == BEGIN;
+        if !within {
+            kept.push_str(line);
+            kept.push('\n');
+        }
+        within &= line != END;
+    }
+    kept
+}
+
+/// `text` with the settings commented out that lead away from the copy.
+fn without_leads(text: &str) -> String {
+    let mut kept = String::new();
+    for line in text.lines() {
+        let name = line.trim_start().split(|c: char| c == '=' || c.is_whitespace()).next().unwrap_or_default();
+        if LEAD_AWAY.iter().any(|lead| lead.eq_ignore_ascii_case(name)) {
+            kept.push_str("# dbagent restore: ");
+        }
+        kept.push_str(line);
+        kept.push('\n');
+    }
+    kept
+}
+
+/// `oid path` a line; a backslash before what would end the line (PostgreSQL, `do_pg_backup_start`).
+fn tablespace_map(place: &Place) -> String {
+    let escape = |path: &Path| {
+        let mut escaped = String::new();
+        for c in path.to_string_lossy().chars() {
+            if matches!(c, '\n' | '\r' | '\\') {
+                escaped.push('\\');
+            }
+            escaped.push(c);
+        }
+        escaped
+    };
+    place.tablespaces.iter().map(|(tablespace, path)| format!("{} {}\n", tablespace.oid, escape(path))).collect()
+}
+
+fn read(root: &Path, name: &str) -> Result<Option<String>, Failure> {
+    match durable::read_bounded(&root.join(name), LIMIT) {
+        Ok(bytes) => Ok(Some(String::from_utf8_lossy(&bytes).into_owned())),
+        Err(error) if error.kind == durable::FileErrorKind::Missing => Ok(None),
+        Err(error) => Err(Failure::new(FailureKind::Failed, format!("read the copy's {name}")).because(error)),
+    }
+}
+
+fn put(root: &Path, name: &str, text: &str) -> Result<(), Failure> {
+    if name == TABLESPACE_MAP && text.is_empty() {
+        return Ok(());
+    }
+    durable::replace(&root.join(name), text.as_bytes()).map_err(|error| unwritten(name).because(error))
+}
+
+fn unwritten(name: &str) -> Failure {
+    Failure::new(FailureKind::Failed, format!("write the copy's {name}"))
+        .hint("Look at the room that is left, and run it again.")
+}
+
+/// Changes where recovery ends, in a copy that was configured: after everything that is there was replayed and the target
+/// was not found beyond it.
+pub(super) fn end_at_position(root: &Path, position: &str) -> Result<(), Failure> {
+    let text = read(root, AUTO)?.unwrap_or_default();
+    let lines = text.lines().map(|line| match line.starts_with("recovery_target_time =") {
+        true => format!("recovery_target_lsn = '{position}'\n"),
+        false => format!("{line}\n"),
+    });
+    put(root, AUTO, &lines.collect::<String>())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_an_earlier_restore_wrote_is_replaced_and_the_rest_stays() {
+        let text = format!("work_mem = '8MB'\n{BEGIN}\nrestore_command = 'x'\n{END}\nport = 5433\n");
+        assert_eq!(without_block(&text), "work_mem = '8MB'\nport = 5433\n");
+        assert_eq!(without_block("a = 1"), "a = 1\n");
+    }
+
+    #[test]
+    fn settings_that_lead_back_to_the_original_are_taken_out() {
+        let text = "data_directory = '/var/lib/pg'\n  HBA_FILE='/etc/x'\nshared_buffers = 1GB\n#ident_file = ''\nexternal_pid_file '/run/x'\n";
+        let kept = without_leads(text);
+        let live: Vec<&str> = kept.lines().filter(|line| !line.starts_with('#')).collect();
+        assert_eq!(live, ["shared_buffers = 1GB"]);
+    }
+}

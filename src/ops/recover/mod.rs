@@ -1,0 +1,133 @@
+//! The verb `restore` from a base backup and the log: the whole cluster as it was at a moment, in a directory.
+//!
+//! Planned before anything is written; the directory is no data directory until everything in it is whole: PostgreSQL
+//! refuses to start it, a file in it says why, and running the restore again goes on where it was.
+
+mod choose;
+mod configure;
+mod directory;
+mod files;
+mod start;
+mod target;
+mod unpack;
+mod window;
+
+use std::path::PathBuf;
+
+use crate::catalog::{Repository, Selector};
+use crate::host::failpoint::{FailPoint, pass};
+use crate::model::failure::Failure;
+use crate::model::key::ObjectKey;
+use crate::model::lsn::Timeline;
+use crate::ops::Setting;
+use crate::pipeline::openpgp::DecryptionKeys;
+
+pub use choose::{Plan, plan};
+pub use directory::TablespaceMap;
+pub use start::{Started, Starter, start};
+pub use target::{Action, Target};
+pub use window::Reach;
+
+use directory::Place;
+
+/// What to restore, and where.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// The data directory to make.
+    pub to: PathBuf,
+    /// Where recovery ends.
+    pub target: Target,
+    /// Whether what is exactly at the target is left out.
+    pub exclusive: bool,
+    /// The timeline to follow; the newest that serves the target when absent.
+    pub timeline: Option<Timeline>,
+    /// The base backup; chosen when absent.
+    pub backup: Option<Selector>,
+    /// What the server does at the target.
+    pub action: Action,
+    /// Do nothing where there is a whole data directory already.
+    pub if_empty: bool,
+    /// Keep the files that are right already.
+    pub delta: bool,
+    /// Where tablespaces go.
+    pub tablespaces: Vec<TablespaceMap>,
+    /// Whether the copy takes the primary's place, archive and all.
+    pub takeover: bool,
+    /// Take manifests that no trusted key signed; a person typed that.
+    pub accept_unsigned: bool,
+}
+
+/// What a restore works with.
+#[derive(Clone, Debug)]
+pub struct Doors {
+    /// Where to look, best first.
+    pub repositories: Vec<Repository>,
+    /// What decrypts; absent where nothing is encrypted.
+    pub keys: Option<DecryptionKeys>,
+    /// The cluster's name.
+    pub cluster: String,
+    /// The command that gives PostgreSQL a file of the log, with absolute paths and `%f` and `%p`.
+    pub restore_command: String,
+    /// Parts that are fetched and unpacked at once.
+    pub jobs: usize,
+}
+
+/// What was restored.
+#[derive(Clone, Debug)]
+pub struct Restored {
+    /// The data directory.
+    pub directory: PathBuf,
+    /// Files and directories written.
+    pub files: u64,
+    /// Bytes written.
+    pub bytes: u64,
+    /// Files that were right already.
+    pub kept: u64,
+    /// User and group id that the directory belongs to, where that is not this process's own.
+    pub owner: Option<(u32, u32)>,
+    /// Seconds that each phase took, in order.
+    pub phases: Vec<(&'static str, f64)>,
+}
+
+/// Whether there is nothing to do: a whole data directory is there, and that is enough for the caller.
+pub fn is_there(options: &Options) -> bool {
+    options.if_empty && Place::is_whole(&options.to)
+}
+
+/// Carries `plan` out. The server is not started.
+pub async fn restore(plan: &Plan, options: &Options, doors: &Doors, setting: &Setting) -> Result<Restored, Failure> {
+    let clock = setting.clock.clone();
+    let began = clock.monotonic();
+    let place = Place::prepare(plan, options)?;
+    pass(FailPoint::RecoverMarked)?;
+    let lease = lease(plan, setting).await;
+    setting.events.step(format!("restoring {} into {}", plan.artifact.name, options.to.display()));
+    let unpacked = unpack::unpack(plan, &place, options, doors, setting).await;
+    if let Some(lease) = &lease
+        && let Err(error) = plan.repository.end_lease(lease).await
+    {
+        setting.events.note(format!("the lease {lease} stays until it ends by itself: {error}"));
+    }
+    let unpacked = unpacked?;
+    let fetched = clock.monotonic();
+    pass(FailPoint::RecoverBeforeSettings)?;
+    place.require_label(plan)?;
+    configure::write(plan, options, &place, doors)?;
+    setting.events.step("making it durable");
+    place.finish()?;
+    let done = clock.monotonic();
+    let phases = vec![("fetch", (fetched - began).as_secs_f64()), ("settle", (done - fetched).as_secs_f64())];
+    let unpack::Unpacked { files, bytes, kept } = unpacked;
+    Ok(Restored { directory: options.to.clone(), files, bytes, kept, owner: place.owner(), phases })
+}
+
+async fn lease(plan: &Plan, setting: &Setting) -> Option<ObjectKey> {
+    match plan.repository.lease(plan.artifact.manifest.id, setting.run, setting.clock.now()).await {
+        Ok(lease) => Some(lease),
+        Err(error) => {
+            let message = format!("no lease on the backup, so that an expiry could delete it meanwhile: {error}");
+            setting.events.note(message);
+            None
+        }
+    }
+}

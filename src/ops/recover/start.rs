@@ -1,0 +1,264 @@
+//! Starting the copy and following its recovery to the target.
+//!
+//! The server listens on a socket in its own directory and nowhere else, lets its own user in, and archives nothing. The
+//! surprising thing: recovery that runs out of log before a target time ends with an error, although the copy then has
+//! exactly what was committed by that time; the target is then moved to the last position replayed, and recovery ends
+//! there as asked.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use chrono::{DateTime, Utc};
+use serde::Serialize;
+
+use crate::host::{ChildSpec, durable, run_to_end};
+use crate::model::failure::{Failure, FailureKind};
+use crate::ops::Setting;
+use crate::ops::recover::configure;
+use crate::ops::recover::target::{Action, Target};
+use crate::ops::recover::{Options, Plan, Restored};
+use crate::postgres::{ConnectionRequest, find_tool};
+
+/// Longest a recovery may take to come to its first consistent state, in seconds, as pg_ctl takes it.
+const CONSISTENT_SECONDS: u64 = 24 * 3600;
+const ASK_EVERY: Duration = Duration::from_millis(200);
+const LOG: &str = "dbagent-restore.log";
+const LOG_LIMIT: u64 = 64 << 20;
+const RAN_OUT: &str = "recovery ended before configured recovery target was reached";
+const PORT: u16 = 5432;
+
+/// What starts a copy.
+#[derive(Clone, Debug)]
+pub struct Starter {
+    /// Folder of PostgreSQL's programs; searched for when absent.
+    pub bin_directory: Option<PathBuf>,
+    /// A role of the copy that may log in.
+    pub user: String,
+    /// A database of the copy.
+    pub database: String,
+}
+
+/// A copy that has reached its target.
+#[derive(Clone, Debug, Serialize)]
+pub struct Started {
+    /// Directory of its socket.
+    pub socket: PathBuf,
+    /// Its port there.
+    pub port: u16,
+    /// What it is now: paused, promoted, or shut down.
+    pub state: String,
+    /// Position replayed last.
+    pub replayed: Option<String>,
+    /// When the last replayed transaction was committed.
+    pub last_commit: Option<DateTime<Utc>>,
+    /// Seconds from its start to the target.
+    pub seconds: f64,
+}
+
+/// Starts the copy and follows it to the target. Errors when it does not get there, with the server's own words.
+pub async fn start(
+    plan: &Plan,
+    options: &Options,
+    restored: &Restored,
+    starter: &Starter,
+    setting: &Setting,
+) -> Result<Started, Failure> {
+    let began = setting.clock.monotonic();
+    let copy = Copy { directory: &restored.directory, owner: restored.owner, starter, plan, options, setting };
+    copy.prepare()?;
+    setting.events.step("recovering");
+    let mut started = match copy.run().await {
+        Ok(started) => started,
+        // It may run out before or after it can be read.
+        Err(failure) => {
+            let said = copy.log();
+            match (&options.target, last_position(&said)) {
+                (Target::Time(_), Some(position)) if said.contains(RAN_OUT) => {
+                    setting.events.note(format!("nothing was committed after the target: ending at {position}"));
+                    configure::end_at_position(copy.directory, &position)?;
+                    copy.stop().await;
+                    copy.run().await?
+                }
+                _ => return Err(failure),
+            }
+        }
+    };
+    started.seconds = (setting.clock.monotonic() - began).as_secs_f64();
+    copy.require_target(&started)?;
+    Ok(started)
+}
+
+struct Copy<'a> {
+    directory: &'a Path,
+    owner: Option<(u32, u32)>,
+    starter: &'a Starter,
+    plan: &'a Plan,
+    options: &'a Options,
+    setting: &'a Setting,
+}
+
+impl Copy<'_> {
+    fn socket(&self) -> PathBuf {
+        self.directory.to_owned()
+    }
+
+    /// Who may log in while the copy is looked at: whoever can enter its directory.
+    fn prepare(&self) -> Result<(), Failure> {
+        if !durable::fits_a_socket(&self.socket(), ".s.PGSQL.5432") {
+            let message = format!("start the copy in {}: the path is too long for a socket", self.directory.display());
+            return Err(Failure::new(FailureKind::Usage, message).hint("Restore into a directory with a shorter path."));
+        }
+        let written = durable::replace(&self.directory.join("dbagent-restore.hba"), b"local all all trust\n");
+        written.map_err(|error| Failure::new(FailureKind::Failed, "start the copy").because(error))
+    }
+
+    fn pg_ctl(&self, arguments: Vec<String>, seconds: u64) -> Result<ChildSpec, Failure> {
+        let program = find_tool(self.starter.bin_directory.as_deref(), "pg_ctl")?;
+        let directory = Some(self.directory.to_owned());
+        let total = Some(Duration::from_secs(seconds + 60));
+        Ok(ChildSpec { run_as: self.owner, directory, total, ..ChildSpec::new(program, arguments) })
+    }
+
+    /// Starts it and follows it to the target.
+    async fn run(&self) -> Result<Started, Failure> {
+        self.launch().await?;
+        self.follow().await
+    }
+
+    /// Makes sure that a server which has given up is gone before the next one is started.
+    async fn stop(&self) {
+        let arguments = ["stop", "-s", "-m", "immediate", "-D"].map(str::to_owned);
+        let arguments = arguments.into_iter().chain([self.directory.display().to_string()]).collect();
+        let Ok(spec) = self.pg_ctl(arguments, 60) else { return };
+        // It fails where there is nothing left to stop.
+        let _gone = tokio::task::spawn_blocking(move || run_to_end(&spec, Duration::from_secs(60))).await;
+    }
+
+    /// Starts it and waits until it can be read or has ended.
+    async fn launch(&self) -> Result<(), Failure> {
+        let directory = self.directory.display().to_string();
+        let settings = [
+            ("listen_addresses", String::new()),
+            ("unix_socket_directories", self.socket().display().to_string()),
+            ("port", PORT.to_string()),
+            ("hba_file", self.directory.join("dbagent-restore.hba").display().to_string()),
+            ("logging_collector", "off".to_owned()),
+            ("log_destination", "stderr".to_owned()),
+            ("log_min_messages", "log".to_owned()),
+            ("lc_messages", "C".to_owned()),
+            ("hot_standby", "on".to_owned()),
+        ];
+        let quoted = settings.map(|(name, value)| format!("-c {name}='{}'", value.replace('\'', "'\\''")));
+        let arguments =
+            ["start", "-w", "-s", "-D", &directory, "-t", &CONSISTENT_SECONDS.to_string()].map(str::to_owned);
+        let log = self.directory.join(LOG).display().to_string();
+        let arguments =
+            arguments.into_iter().chain(["-l".to_owned(), log, "-o".to_owned(), quoted.join(" ")]).collect();
+        let spec = self.pg_ctl(arguments, CONSISTENT_SECONDS)?;
+        let running = tokio::task::spawn_blocking(move || run_to_end(&spec, Duration::from_secs(CONSISTENT_SECONDS)));
+        let ran =
+            async { running.await.map_err(|error| Failure::new(FailureKind::Failed, "start the copy").because(error)) };
+        match self.setting.unless_stopped("start the copy", ran).await? {
+            Ok(_) => Ok(()),
+            // A server that shuts down at its target may be gone before pg_ctl has seen it.
+            Err(_) if self.options.action == Action::Shutdown && self.log().contains("shutdown at recovery target") => {
+                Ok(())
+            }
+            Err(error) => Err(self.failed(error.to_string())),
+        }
+    }
+
+    fn log(&self) -> String {
+        let bytes = durable::read_bounded(&self.directory.join(LOG), LOG_LIMIT).unwrap_or_default();
+        String::from_utf8_lossy(&bytes).into_owned()
+    }
+
+    fn failed(&self, why: String) -> Failure {
+        let log = self.log();
+        let told: Vec<&str> = log
+            .lines()
+            .filter(|line| line.contains("FATAL") || line.contains("PANIC") || line.contains("ERROR"))
+            .collect();
+        let last: Vec<&str> = told.iter().rev().take(3).rev().copied().collect();
+        let message = format!(
+            "recover the copy in {}: {}",
+            self.directory.display(),
+            if last.is_empty() { why } else { last.join(" / ") }
+        );
+        Failure::new(FailureKind::Failed, message).hint(format!("Its log is {}.", self.directory.join(LOG).display()))
+    }
+
+    /// Asks until it is paused, promoted or shut down.
+    async fn follow(&self) -> Result<Started, Failure> {
+        let request = ConnectionRequest {
+            host: Some(self.socket().display().to_string()),
+            port: Some(PORT),
+            user: Some(self.starter.user.clone()),
+            database: Some(self.starter.database.clone()),
+            ..ConnectionRequest::default()
+        };
+        let connection = request.resolve()?;
+        loop {
+            self.setting.require_going_on("follow the recovery")?;
+            let asked = async {
+                let session = connection.connect().await?;
+                let row = session.client().query_one(include_str!("../../../sql/recovery/progress.sql"), &[]).await;
+                row.map_err(|error| session.failed("ask how far recovery is", error))
+            };
+            match asked.await {
+                Ok(row) => {
+                    let (recovering, paused): (bool, String) = (row.get("recovering"), row.get("paused"));
+                    let replayed: Option<String> = row.get("replayed");
+                    if !recovering || paused == "paused" {
+                        let state = if recovering { "paused" } else { "promoted" }.to_owned();
+                        let (socket, last_commit) = (self.socket(), row.get("last_commit"));
+                        return Ok(Started { socket, port: PORT, state, replayed, last_commit, seconds: 0.0 });
+                    }
+                    self.setting.events.note(format!(
+                        "replayed up to {} of {}",
+                        replayed.unwrap_or_default(),
+                        self.plan.reach.end
+                    ));
+                }
+                Err(error) => {
+                    let log = self.log();
+                    if self.options.action == Action::Shutdown && log.contains("shutdown at recovery target") {
+                        let (socket, state) = (self.socket(), "shut down".to_owned());
+                        return Ok(Started {
+                            socket,
+                            port: PORT,
+                            state,
+                            replayed: None,
+                            last_commit: None,
+                            seconds: 0.0,
+                        });
+                    }
+                    if !self.directory.join("postmaster.pid").exists() {
+                        return Err(self.failed(error.full_message()));
+                    }
+                }
+            }
+            self.setting.clock.sleep(ASK_EVERY).await;
+        }
+    }
+
+    /// The last replayed commit must not be later than the target.
+    fn require_target(&self, started: &Started) -> Result<(), Failure> {
+        match (&self.options.target, started.last_commit) {
+            (Target::Time(target), Some(last)) if last > *target => {
+                let message = format!(
+                    "believe the copy in {}: it has a commit of {last}, after the target {target}",
+                    self.directory.display()
+                );
+                Err(Failure::new(FailureKind::Integrity, message).hint("Do not use it; the server's log is beside it."))
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+/// Where redo ended, as the server's log says it: `redo done at 0/5000148 system usage: …`.
+fn last_position(log: &str) -> Option<String> {
+    let (_, after) = log.rsplit_once("redo done at ")?;
+    Some(after.split_whitespace().next()?.to_owned())
+}
