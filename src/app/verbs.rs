@@ -59,10 +59,10 @@ impl App {
             }
             Verb::Partition => {
                 let (options, doors) = (self.partition_options(name, job, false)?, self.partition_doors(job).await?);
-                partition::run(&options, &doors, setting).await
+                Box::pin(partition::run(&options, &doors, setting)).await
             }
-            Verb::AuditVerify => self.run_audit_verify(job, setting).await,
-            Verb::AuditCheckpoint => self.audit_checkpoint(Some(job), None, setting).await,
+            Verb::AuditVerify => Box::pin(self.run_audit_verify(job, setting)).await,
+            Verb::AuditCheckpoint => Box::pin(self.audit_checkpoint(Some(job), None, setting)).await,
             Verb::Check => Ok(check::outcome(&self.check(setting).await)),
             verb => Err(not_built(name, verb)),
         }

@@ -52,15 +52,16 @@ impl<'a> Tour<'a> {
 
     /// All claims, in order. Errors only when told to stop.
     pub(super) async fn go(&self) -> Result<Vec<Claim>, Failure> {
+        // Each on the heap: together they are larger than a thread's stack may be.
         Ok(vec![
-            self.claim("dump", self.dump()).await?,
-            self.claim("restore equal", self.restore_database()).await?,
-            self.claim("increment", self.increment()).await?,
-            self.claim("table restored", self.restore_damaged_table()).await?,
-            self.claim("flipped byte found", self.flip_a_byte()).await?,
-            self.claim("partitions", self.maintain_partitions()).await?,
-            self.claim("chain", chain::chained(self.stage, self.guide)).await?,
-            self.claim("tamper alert", chain::alerted(self.stage, self.guide)).await?,
+            self.claim("dump", Box::pin(self.dump())).await?,
+            self.claim("restore equal", Box::pin(self.restore_database())).await?,
+            self.claim("increment", Box::pin(self.increment())).await?,
+            self.claim("table restored", Box::pin(self.restore_damaged_table())).await?,
+            self.claim("flipped byte found", Box::pin(self.flip_a_byte())).await?,
+            self.claim("partitions", Box::pin(self.maintain_partitions())).await?,
+            self.claim("chain", Box::pin(chain::chained(self.stage, self.guide))).await?,
+            self.claim("tamper alert", Box::pin(chain::alerted(self.stage, self.guide))).await?,
         ])
     }
 
