@@ -5,7 +5,11 @@ use std::fs;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
+use dbagent::app::install::SqlInstaller;
+use dbagent::model::partition::Rule;
+use dbagent::ops::partition::TableRule;
 use dbagent::ops::{audit_backfill, audit_install};
 use dbagent::postgres::audit::{schema, vectors};
 use dbagent::postgres::{Session, copy};
@@ -350,4 +354,39 @@ async fn a_log_with_rows_is_chained_while_the_application_writes_and_after_a_cra
     assert_eq!(database.text("SELECT seq FROM audit.chain_head").await, "355");
     let again = audit_backfill::run(&connection, 50, &setting()).await.unwrap_err();
     assert!(again.full_message().contains("chained already"), "{}", again.full_message());
+}
+
+/// Partition maintenance and the chain, installed in either order: a month made afterwards is chained like the others.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_month_that_maintenance_makes_carries_the_trigger_whichever_was_installed_first() {
+    let rule = Rule {
+        key: "recorded_at".into(),
+        retention: Some("36 months".parse().unwrap()),
+        premake: 3,
+        seal: true,
+        archive: true,
+        keep_detached: false,
+    };
+    let rule = TableRule { name: "audit_logs".parse().unwrap(), rule, lock_timeout: Duration::from_secs(2) };
+    for chain_first in [true, false] {
+        let database = Database::new().await;
+        let connection = database.server.connection().unwrap().with_database("consulting_tool");
+        let installer = SqlInstaller::new(connection.clone(), vec![rule.clone()]);
+        if chain_first {
+            audit_install::run(&connection, &setting()).await.unwrap();
+            installer.install().await.unwrap();
+        } else {
+            installer.install().await.unwrap();
+            audit_install::run(&connection, &setting()).await.unwrap();
+        }
+        let made = "SET ROLE dbagent_part;
+            SELECT dbagent.make_partition('public', 'audit_logs', 'audit_logs_' || to_char(m, 'YYYY_MM'), m, (m + interval '1 month')::date)
+            FROM (SELECT (date_trunc('month', now()) + interval '10 months')::date AS m) s;
+            RESET ROLE";
+        database.run(made).await;
+        let state = "SELECT tgenabled::text || ' ' || relname FROM pg_trigger t JOIN pg_class c ON c.oid = tgrelid
+            WHERE tgname = 'zz_audit_chain' AND relname = to_char(now() + interval '10 months', '\"audit_logs_\"YYYY_MM')";
+        let state = database.text(&format!("({state})")).await;
+        assert!(state.starts_with("A audit_logs_"), "{state:?} where the chain came first: {chain_first}");
+    }
 }
