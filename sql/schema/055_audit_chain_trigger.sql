@@ -69,13 +69,13 @@ ALTER FUNCTION audit.chain_row() OWNER TO audit_owner;
 ALTER FUNCTION audit.close_head() OWNER TO audit_owner;
 REVOKE ALL ON FUNCTION audit.chain_row(), audit.close_head() FROM PUBLIC;
 -- ATTACH gives each new partition the log's triggers, as whoever attaches it.
-DO $$
+DO $grant$
 BEGIN
     IF EXISTS (SELECT FROM pg_catalog.pg_roles WHERE rolname = 'dbagent_part_owner') THEN
         GRANT EXECUTE ON FUNCTION audit.chain_row() TO dbagent_part_owner;
     END IF;
 END
-$$;
+$grant$;
 
 CREATE CONSTRAINT TRIGGER chain_head_close AFTER UPDATE ON audit.chain_head
     DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION audit.close_head();
