@@ -274,15 +274,18 @@ fn peak_memory() -> u64 {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn f20_memory_stays_bounded_whatever_the_size() {
-    let before = peak_memory();
     let pairs = pairs(1);
-    let recipe = recipe(Some(recipients(&pairs, Profile::Gnupg)), 4);
-    let (place, watch) = destination("only", Fault::ForgetUntil(200 * MEMBER));
-    let result = run(scripted(0, End::Never), recipe, vec![place]).await;
-    assert!(matches!(result.err().unwrap(), PipelineError::NoDestination(_)));
-    assert!(watch.see(|seen| seen.taken) >= 200 * MEMBER);
-    let grown = peak_memory() - before;
-    assert!(grown <= 64, "{grown} MiB");
+    let grown_by = async |size: usize| {
+        let before = peak_memory();
+        let recipe = recipe(Some(recipients(&pairs, Profile::Gnupg)), 4);
+        let (place, watch) = destination("only", Fault::ForgetUntil(size));
+        let result = run(scripted(0, End::Never), recipe, vec![place]).await;
+        assert!(matches!(result.err().unwrap(), PipelineError::NoDestination(_)));
+        assert!(watch.see(|seen| seen.taken) >= size);
+        peak_memory() - before
+    };
+    let (first, then) = (grown_by(100 * MEMBER).await, grown_by(400 * MEMBER).await);
+    assert!(first <= 80 && then <= 16, "{first} MiB, then {then} MiB more for four times the size");
 }
 
 #[tokio::test(flavor = "multi_thread")]
