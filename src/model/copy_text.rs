@@ -43,16 +43,8 @@ pub fn split_after(line: &[u8], fields: usize) -> Option<(&[u8], &[u8])> {
     Some((&line[..end], &line[end + 1..]))
 }
 
-/// Turns a record, given as COPY wrote its text, into the row that COPY would have written; appends it to `row`.
-pub fn row_of_record(escaped: &[u8], row: &mut Vec<u8>) -> Result<(), NotARecord> {
-    let mut plain = Vec::new();
-    let record = match memchr(b'\\', escaped) {
-        None => escaped,
-        Some(_) => {
-            unescape(escaped, &mut plain)?;
-            &plain
-        }
-    };
+/// Turns the text of a record into the row that COPY would have written of its fields; appends it to `row`.
+pub fn row_of_record(record: &[u8], row: &mut Vec<u8>) -> Result<(), NotARecord> {
     let fields = record.strip_prefix(b"(").and_then(|text| text.strip_suffix(b")")).ok_or(NotARecord)?;
     let (mut rest, mut begun) = (fields, false);
     loop {
@@ -109,7 +101,8 @@ fn letter(byte: u8) -> Option<u8> {
     })
 }
 
-fn escape(text: &[u8], row: &mut Vec<u8>) {
+/// Appends `text` to `row` as COPY writes it.
+pub fn escape(text: &[u8], row: &mut Vec<u8>) {
     let mut from = 0;
     for (at, byte) in text.iter().enumerate() {
         if let Some(letter) = letter(*byte) {
@@ -121,7 +114,8 @@ fn escape(text: &[u8], row: &mut Vec<u8>) {
     row.extend_from_slice(&text[from..]);
 }
 
-fn unescape(text: &[u8], plain: &mut Vec<u8>) -> Result<(), NotARecord> {
+/// Appends to `plain` what COPY wrote as `text`.
+pub fn unescape(text: &[u8], plain: &mut Vec<u8>) -> Result<(), NotARecord> {
     plain.reserve(text.len());
     let mut rest = text;
     while let Some(at) = memchr(b'\\', rest) {
@@ -168,10 +162,12 @@ mod tests {
     #[test]
     fn a_record_becomes_the_row_that_copy_writes() {
         let row = |record: &[u8]| {
-            let mut escaped = Vec::new();
+            let (mut escaped, mut plain) = (Vec::new(), Vec::new());
             escape(record, &mut escaped);
+            unescape(&escaped, &mut plain).unwrap();
+            assert_eq!(plain, record);
             let mut row = Vec::new();
-            row_of_record(&escaped, &mut row).map(|()| row)
+            row_of_record(record, &mut row).map(|()| row)
         };
         assert_eq!(row(br#"(1,abc,,"")"#).unwrap(), b"1\tabc\t\\N\t");
         assert_eq!(row(b"()").unwrap(), b"\\N");

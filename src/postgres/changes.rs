@@ -2,7 +2,8 @@
 //!
 //! One reading of a relation gives, for each row, the text of its key and, only when its xmin is one that the parent may
 //! not have seen, the whole row, as the text of a record in one more column. Row and key text are those of a dump: the
-//! settings of the session are (`copy::connect`), and a record prints its fields by the same output functions.
+//! settings of the session are (`copy::connect`), and a record prints its fields by the same output functions. Keys of
+//! types whose text is known without the server come in binary, which costs the server a quarter less.
 
 use std::ops::Range;
 use std::pin::Pin;
@@ -12,9 +13,12 @@ use futures_util::TryStreamExt as _;
 use tokio_postgres::CopyOutStream;
 
 use crate::model::chain::Horizon;
+use crate::model::copy_binary::{CopyReader, Malformed, next_field};
+use crate::model::copy_text::{NULL, NotARecord, split_after, unescape};
+use crate::model::key_text::KeyType;
 use crate::model::table::{QualifiedTable, quote_identifier};
 use crate::postgres::connection::{Connection, Session};
-use crate::postgres::coordinator::Coordinator;
+use crate::postgres::coordinator::{Coordinator, CoveredTable};
 use crate::postgres::copy;
 use crate::postgres::databases::literal;
 use crate::postgres::error::{PostgresError, PostgresErrorKind};
@@ -55,13 +59,9 @@ impl SnapshotReader {
         Ok(Self { session, changed_age })
     }
 
-    /// Keys of all rows of `table` itself, each followed by the row's record when the parent may not have seen it.
-    pub async fn changes(
-        &self,
-        table: &QualifiedTable,
-        key: &[String],
-        columns: &[String],
-    ) -> Result<CopyLines, PostgresError> {
+    /// Keys of all rows of `covered` itself, each with the row's record when the parent may not have seen it.
+    pub async fn changes(&self, covered: &CoveredTable) -> Result<Changes, PostgresError> {
+        let CoveredTable { table, key, key_types, columns, .. } = covered;
         let statement = format!(
             "COPY (SELECT {}, CASE WHEN pg_catalog.age(t.xmin) <= {} THEN (ROW({}))::pg_catalog.text END FROM ONLY {} t) TO STDOUT",
             prefixed(key),
@@ -69,7 +69,14 @@ impl SnapshotReader {
             prefixed(columns),
             table.quoted()
         );
-        self.copy_out(&statement).await
+        Ok(Changes(match key_types {
+            Some(types) => {
+                let messages = self.session.client().copy_out(&format!("{statement} (FORMAT binary)")).await?;
+                let (messages, types) = (Box::pin(messages), types.clone());
+                Form::Binary { messages, reader: CopyReader::default(), types, key: Vec::new() }
+            }
+            None => Form::Text { lines: self.copy_out(&statement).await?, fields: key.len(), record: Vec::new() },
+        }))
     }
 
     /// All rows of `table` itself.
@@ -123,6 +130,62 @@ pub async fn audit_links(session: &Session) -> Result<CopyLines, PostgresError> 
 
 fn prefixed(columns: &[String]) -> String {
     columns.iter().map(|column| format!("t.{}", quote_identifier(column))).collect::<Vec<_>>().join(", ")
+}
+
+/// Keys and changed rows of a relation, as [`SnapshotReader::changes`] asked for them.
+pub struct Changes(Form);
+
+enum Form {
+    /// Keys printed here.
+    Binary { messages: Pin<Box<CopyOutStream>>, reader: CopyReader, types: Vec<KeyType>, key: Vec<u8> },
+    /// Keys printed by the server.
+    Text { lines: CopyLines, fields: usize, record: Vec<u8> },
+}
+
+impl Changes {
+    /// Gives `each` the next rows: the key as COPY text and, of a changed row, the text of its record. False at the end.
+    pub async fn next(
+        &mut self,
+        mut each: impl FnMut(&[u8], Option<&[u8]>) -> Result<(), NotARecord>,
+    ) -> Result<bool, PostgresError> {
+        match &mut self.0 {
+            Form::Binary { messages, reader, types, key } => {
+                let Some(message) = messages.try_next().await? else {
+                    reader.finish()?;
+                    return Ok(false);
+                };
+                let fields = u16::try_from(types.len() + 1).map_err(|_| NotARecord)?;
+                reader.take(&message, fields, |mut rest| {
+                    print_key(&mut rest, types, key)?;
+                    Ok::<_, PostgresError>(each(key, next_field(&mut rest)?)?)
+                })?;
+            }
+            Form::Text { lines, fields, record } => {
+                let Some(line) = lines.next().await? else { return Ok(false) };
+                let (key, escaped) = split_after(&line[..line.len() - 1], *fields).ok_or(NotARecord)?;
+                if escaped == NULL {
+                    each(key, None)?;
+                } else {
+                    record.clear();
+                    unescape(escaped, record)?;
+                    each(key, Some(record))?;
+                }
+            }
+        }
+        Ok(true)
+    }
+}
+
+/// Takes the key's fields off `rest` and leaves in `key` what COPY writes of them.
+fn print_key(rest: &mut &[u8], types: &[KeyType], key: &mut Vec<u8>) -> Result<(), Malformed> {
+    key.clear();
+    for (at, kind) in types.iter().enumerate() {
+        if at > 0 {
+            key.push(b'\t');
+        }
+        kind.append(next_field(rest)?.ok_or(Malformed("a key is NULL"))?, key)?;
+    }
+    Ok(())
 }
 
 /// Lines of COPY text. The server sends one message a row (PostgreSQL manual, "COPY Operations").

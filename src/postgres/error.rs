@@ -8,6 +8,8 @@ use std::io;
 
 use tokio_postgres::error::SqlState;
 
+use crate::model::copy_binary::Malformed;
+use crate::model::copy_text::NotARecord;
 use crate::model::failure::with_causes;
 
 /// What a caller decides on.
@@ -182,4 +184,16 @@ fn hint_of_state(error: &tokio_postgres::Error) -> Option<String> {
         return Some("raise max_locks_per_transaction on the server: a dump locks every table it reads".to_owned());
     }
     said.hint().map(ToOwned::to_owned)
+}
+
+impl From<Malformed> for PostgresError {
+    fn from(error: Malformed) -> Self {
+        Self::new(PostgresErrorKind::Other, error.to_string())
+    }
+}
+
+impl From<NotARecord> for PostgresError {
+    fn from(error: NotARecord) -> Self {
+        Self::new(PostgresErrorKind::Other, error.to_string())
+    }
 }

@@ -109,7 +109,7 @@ impl Dump<'_> {
             Some((covered.table.clone(), (covered.key.clone(), sums.remove(&covered.table)?)))
         };
         let keys = self.coordinator.tables().iter().filter_map(&mut keyed).collect();
-        self.maker.put_buckets(&keys, records, targets).await
+        self.maker.put_buckets(keys, records, targets).await
     }
 
     fn supply(&self, role: ObjectRole) -> Result<Supply, Failure> {

@@ -9,7 +9,8 @@
 
 use std::collections::BTreeMap;
 
-use crate::model::audit::row::{Link, Malformed, RowFacts, RowKey, fixed, link, next_field};
+use crate::model::audit::row::{Link, RowFacts, RowKey, link};
+use crate::model::copy_binary::{Malformed, fixed, next_field};
 use crate::model::digest::{Digest, Hasher, RowSum};
 
 /// Columns of the COPY that [`Places`] reads.

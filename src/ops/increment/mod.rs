@@ -97,15 +97,15 @@ impl Work<'_> {
         let maker = ObjectMaker { options, doors, setting, name: &self.name };
         self.setting.events.step(format!("building upon {}", self.parent.name()));
         self.make_schema(&maker, &mut targets).await?;
-        let relations = self.make_rows(&maker, &mut targets).await?;
+        let mut relations = self.make_rows(&maker, &mut targets).await?;
         let mut tables = coordinator.table_records();
         let mut keys = BTreeMap::new();
         for record in &mut tables {
-            let Some(found) = relations.get(&record.oid) else { continue };
+            let Some(found) = relations.remove(&record.oid) else { continue };
             found.record(record, self.parent.record(record.oid));
-            keys.extend(found.key_sums().map(|sums| (record.table.clone(), sums)));
+            keys.extend(found.into_key_sums().map(|sums| (record.table.clone(), sums)));
         }
-        maker.put_buckets(&keys, &mut tables, &mut targets).await?;
+        maker.put_buckets(keys, &mut tables, &mut targets).await?;
         coordinator.require_alive().await?;
         setting.require_going_on("commit the increment")?;
         setting.events.step("committing and reading back");

@@ -3,7 +3,7 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::model::buckets::{KeySums, Marked, bucket_counts};
-use crate::model::copy_text::{NULL, key_of, row_of_record, split_after};
+use crate::model::copy_text::{key_of, row_of_record};
 use crate::model::digest::{Digest, TableSum};
 use crate::model::failure::{Failure, FailureKind};
 use crate::model::manifest::{ChangeRecord, KeyRecord, TableRecord, Whole};
@@ -40,8 +40,8 @@ impl Found {
     }
 
     /// The key's columns and what its keys add up to.
-    pub(super) fn key_sums(&self) -> Option<(Vec<String>, KeySums)> {
-        self.keys.clone()
+    pub(super) fn into_key_sums(self) -> Option<(Vec<String>, KeySums)> {
+        self.keys
     }
 }
 
@@ -76,26 +76,27 @@ impl RelationReading<'_> {
     }
 
     async fn changes(&self, parent: &KeySums) -> Result<Found, Failure> {
-        let CoveredTable { table, key, columns, .. } = self.covered;
+        let CoveredTable { table, key, .. } = self.covered;
         let (mut unchanged, mut changed) = (KeySums::new(parent.buckets()), KeySums::new(parent.buckets()));
         let mut stored = TableSum::default();
         let mut member = self.writer.member(table, Content::Rows);
-        let mut lines = self.reader.changes(table, key, columns).await?;
+        let mut rows = self.reader.changes(self.covered).await?;
         let mut counter = Counter::new(self.rows);
-        while let Some(line) = lines.next().await? {
+        let mut take = |key: &[u8], record: Option<&[u8]>, buffer: &mut Vec<u8>| {
             counter.count();
-            let (key, record) = split_after(&line[..line.len() - 1], key.len()).ok_or_else(|| self.odd_line())?;
             let digest = Digest::of(key);
-            if record == NULL {
+            let Some(record) = record else {
                 unchanged.add(&digest);
-                continue;
-            }
+                return Ok(());
+            };
             changed.add(&digest);
-            let buffer = member.line();
             let start = buffer.len();
-            row_of_record(record, buffer).map_err(|error| self.odd_line().because(error))?;
+            row_of_record(record, buffer)?;
             stored.add_row(&buffer[start..]);
             buffer.push(b'\n');
+            Ok(())
+        };
+        while rows.next(|key, record| take(key, record, member.line())).await? {
             member.flush_if_full().await?;
         }
         member.flush().await?;

@@ -12,12 +12,3 @@ pub mod vectors;
 
 pub use diagnosis::{Damage, DamageClass};
 pub use snapshot::{ChainSnapshot, Partition, Reader};
-
-use crate::model::audit::row::Malformed;
-use crate::postgres::error::{PostgresError, PostgresErrorKind};
-
-impl From<Malformed> for PostgresError {
-    fn from(error: Malformed) -> Self {
-        Self::new(PostgresErrorKind::Other, error.to_string())
-    }
-}

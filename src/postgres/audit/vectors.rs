@@ -3,8 +3,9 @@
 use futures_util::TryStreamExt as _;
 use serde_json::Value;
 
-use crate::model::audit::row::{CopyReader, RowFacts};
+use crate::model::audit::row::RowFacts;
 use crate::model::audit::vectors::ROWS_V1;
+use crate::model::copy_binary::CopyReader;
 use crate::postgres::connection::Session;
 use crate::postgres::databases::literal;
 use crate::postgres::error::{PostgresError, PostgresErrorKind};

@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use tokio_postgres::Client;
 
 use crate::model::digest::{Digest, Hasher};
+use crate::model::key_text::KeyType;
 use crate::model::lsn::{Lsn, SystemId, Timeline};
 use crate::model::manifest::{DatabaseLocale, SequenceRecord, SourceRecord};
 use crate::model::table::{QualifiedTable, quote_identifier};
@@ -107,9 +108,9 @@ pub(super) async fn tables(
     let rows = client.query(include_str!("../../../sql/dump/table_facts.sql"), &[&oids]).await?;
     let by_oid: BTreeMap<u32, _> = rows.iter().map(|row| (row.get::<_, u32>(0), row)).collect();
     let keys = client.query(include_str!("../../../sql/dump/keys.sql"), &[&oids]).await?;
-    let mut keys: BTreeMap<u32, (Vec<String>, u64)> = keys
+    let mut keys: BTreeMap<u32, (Vec<String>, Vec<u32>, u64)> = keys
         .iter()
-        .map(|row| (row.get(0), (row.get(1), u64::try_from(row.get::<_, i64>(2)).unwrap_or_default())))
+        .map(|row| (row.get(0), (row.get(1), row.get(2), u64::try_from(row.get::<_, i64>(3)).unwrap_or_default())))
         .collect();
     let mut tables = Vec::new();
     for Covered { oid, table, is_partitioned } in covered {
@@ -119,10 +120,11 @@ pub(super) async fn tables(
         };
         let parent: (Option<String>, Option<String>) = (row.get(2), row.get(3));
         let columns: Vec<String> = row.get(4);
-        let (key, own_bytes) = keys.remove(&oid).unwrap_or_default();
+        let (key, key_types, own_bytes) = keys.remove(&oid).unwrap_or_default();
         let listed = key.iter().all(|column| columns.contains(column));
         tables.push(CoveredTable {
             key: if listed { key } else { Vec::new() },
+            key_types: key_types.into_iter().map(KeyType::of).collect(),
             own_bytes,
             relfilenode: row.get(1),
             fingerprint: None,

@@ -15,6 +15,7 @@ use rand::Rng as _;
 
 use crate::host::Clock;
 use crate::model::digest::Digest;
+use crate::model::key_text::KeyType;
 use crate::model::lsn::{Lsn, Timeline};
 use crate::model::manifest::{SequenceRecord, SourceRecord, TableRecord};
 use crate::model::table::{QualifiedTable, TableName};
@@ -59,6 +60,8 @@ pub struct CoveredTable {
     pub estimated_rows: u64,
     /// The columns of its primary key, in the key's order; empty where rows have no key that COPY lists.
     pub key: Vec<String>,
+    /// The types of the key's columns, where their text is known without the server.
+    pub key_types: Option<Vec<KeyType>>,
     /// Size of its own storage in bytes, exact.
     pub own_bytes: u64,
     /// Number of its storage file.

@@ -11,7 +11,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::catalog::ArtifactName;
 use crate::host::{BytesSource, Child, Complete, Source, Stopper};
-use crate::model::buckets::KeySums;
+use crate::model::buckets::{KeySums, STORED_BYTES};
 use crate::model::digest::TableSum;
 use crate::model::event::{Event, Events};
 use crate::model::failure::{Failure, FailureKind};
@@ -182,16 +182,17 @@ impl ObjectMaker<'_> {
     /// Puts the sums of keys, and says in `records` where they are. Nothing when no table has a key.
     pub async fn put_buckets(
         &self,
-        keys: &BTreeMap<QualifiedTable, (Vec<String>, KeySums)>,
+        mut keys: BTreeMap<QualifiedTable, (Vec<String>, KeySums)>,
         records: &mut [TableRecord],
         targets: &mut [Target],
     ) -> Result<(), Failure> {
-        let mut bytes = Vec::new();
+        let buckets: usize = keys.values().map(|(_, sums)| sums.buckets() as usize).sum();
+        let mut bytes = Vec::with_capacity(buckets * STORED_BYTES);
         for record in records {
-            let Some((columns, sums)) = keys.get(&record.table) else { continue };
+            let Some((columns, sums)) = keys.remove(&record.table) else { continue };
             let offset = bytes.len() as u64;
             bytes.extend_from_slice(&sums.to_bytes());
-            let (columns, buckets, digest) = (columns.clone(), sums.buckets(), sums.digest());
+            let (buckets, digest) = (sums.buckets(), sums.digest());
             record.key = Some(KeyRecord { columns, buckets, offset, digest });
         }
         if bytes.is_empty() {
@@ -208,8 +209,8 @@ impl ObjectMaker<'_> {
 
 /// Bytes made here, with the proof that they are all there are.
 fn whole(bytes: Vec<u8>) -> Result<(Bytes, Complete), Failure> {
+    let mut read = Vec::with_capacity(bytes.len());
     let mut source = Box::new(BytesSource::new(bytes));
-    let mut read = Vec::new();
     let failed = |error: Box<dyn std::error::Error + Send + Sync>| {
         Failure::new(FailureKind::Failed, "put the sums of keys together").because(error)
     };
