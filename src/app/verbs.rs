@@ -93,6 +93,7 @@ impl App {
             cluster: config.cluster.clone(),
             former_systems: config.former_systems.clone(),
             tables: job.tables.clone(),
+            changed_at: job.changed_at.clone(),
             folder: job.folder.clone().unwrap_or_else(|| name.to_owned()),
             name_prefix: job.name_prefix.clone().unwrap_or_else(|| name.to_owned()),
             storage_class: self.storage_classes(job),

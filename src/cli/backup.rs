@@ -8,7 +8,7 @@ use crate::cli::arguments::{Backup, Consent};
 use crate::cli::output::{Output, Tone};
 use crate::cli::{Code, progress, prompt, signals, tables};
 use crate::model::failure::{Failure, FailureKind};
-use crate::model::manifest::VerificationLevel;
+use crate::model::manifest::{VerificationLevel, is_exact};
 use crate::model::size::ByteSize;
 use crate::model::status::level_in_words;
 use crate::ops::Setting;
@@ -230,6 +230,7 @@ fn summary(artifact: &Artifact) -> Value {
         "id": manifest.id, "verb": manifest.verb, "job": manifest.job, "name": artifact.name.to_string(),
         "finished": manifest.finished, "repository": artifact.repository, "verified": artifact.verified.is_some(),
         "verification": artifact.verified, "damaged": artifact.damaged, "kept": artifact.pinned,
+        "exact": manifest.tables.iter().all(is_exact),
         "database": manifest.source.database, "stored_bytes": manifest.stored_size(), "signed_by": artifact.signed_by,
     })
 }
@@ -248,7 +249,9 @@ fn state(artifact: &Artifact, output: &Output) -> String {
         (_, None, _) => output.paint(Tone::Warning, "not verified"),
         (_, Some(verification), pinned) => {
             let kept = if pinned.is_some() { ", kept" } else { "" };
-            output.paint(Tone::Good, &format!("{}{kept}", level_in_words(verification.level)))
+            let exact = artifact.manifest.tables.iter().all(is_exact);
+            let (tone, inexact) = if exact { (Tone::Good, "") } else { (Tone::Warning, ", not exact") };
+            output.paint(tone, &format!("{}{kept}{inexact}", level_in_words(verification.level)))
         }
     }
 }
@@ -301,7 +304,11 @@ fn description(artifact: &Artifact, output: &Output) -> String {
     lines.extend(manifest.parent.iter().map(|parent| format!("  builds on  {}", parent.id)));
     for table in &manifest.tables {
         if let Some(change) = &table.change {
-            let kind = if change.whole.is_some() { "all" } else { "changed" };
+            let kind = match (&change.whole, &change.since) {
+                (Some(_), _) => "all",
+                (None, Some(_)) => "recent; not exact",
+                (None, None) => "changed",
+            };
             let stored = change.stored;
             lines.push(format!(
                 "  table      {}: {} of {} rows ({kind}), {}",

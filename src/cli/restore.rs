@@ -146,11 +146,19 @@ fn show_plan(plan: &TablePlan, output: &Output) {
 fn show(restored: &Restored, output: &Output) {
     let phases: Vec<_> =
         restored.phases.iter().map(|(name, seconds)| json!({"phase": name, "seconds": seconds})).collect();
-    let result =
-        json!({"restored": restored.target, "rows": restored.rows(), "proofs": restored.proofs, "phases": phases});
+    let result = json!({
+        "restored": restored.target, "rows": restored.rows(), "proofs": restored.proofs, "phases": phases,
+        "not_exact": restored.inexact,
+    });
     output.result(&result, || {
         let equal = format!("{} holds {} rows, proven equal to the backup", restored.target, restored.rows());
+        let inexact = restored.inexact.iter().map(|table| {
+            output.paint(
+                Tone::Warning,
+                &format!("  not exact: {table} (its increments saw neither deletions nor late rows)"),
+            )
+        });
         let phases = restored.phases.iter().map(|(name, seconds)| format!("  {name}: {seconds:.1} s"));
-        std::iter::once(output.paint(Tone::Good, &equal)).chain(phases).collect::<Vec<_>>().join("\n")
+        std::iter::once(output.paint(Tone::Good, &equal)).chain(inexact).chain(phases).collect::<Vec<_>>().join("\n")
     });
 }

@@ -86,6 +86,13 @@ pub struct Job {
     pub no_progress_timeout: Option<Span>,
     /// How long to wait for a table's lock.
     pub lock_timeout: Option<Span>,
+    /// Whether increments read every row. Without it those of `changed_at` are not exact.
+    #[serde(default = "yes")]
+    pub exact: bool,
+    /// With `exact = false`: tables of which only rows with a recent time are read, and the column that has it.
+    #[serde(default)]
+    #[schemars(with = "BTreeMap<String, String>")]
+    pub changed_at: BTreeMap<TableName, String>,
     /// Whether a dump holds the database's large objects.
     pub large_objects: Option<bool>,
     /// Whether a base backup is whole.

@@ -109,6 +109,7 @@ fn validate_job(plan: &Plan, key: &str, job: &Job, problems: &mut Problems<'_>) 
         validate_after(plan, &at("after"), first, job, problems);
     }
     validate_tables(&at("tables"), &job.tables, problems);
+    validate_exact(&at("changed_at"), job, problems);
     let none = job.repositories.as_ref().is_some_and(Vec::is_empty);
     problems.error_if(none, &at("repositories"), "it could write nowhere; leave the key out to write to all");
 }
@@ -126,7 +127,9 @@ fn validate_folder(key: &str, job: &Job, problems: &mut Problems<'_>) {
 }
 
 /// Keys that only some verbs take.
-const KEYS_OF_VERBS: [(&str, &[Verb]); 11] = [
+const KEYS_OF_VERBS: [(&str, &[Verb]); 13] = [
+    ("exact", &[Verb::Increment]),
+    ("changed_at", &[Verb::Increment]),
     ("tables", &[Verb::Dump, Verb::Increment, Verb::RestoreTest]),
     ("large_objects", &[Verb::Dump]),
     ("kind", &[Verb::BaseBackup]),
@@ -172,6 +175,24 @@ fn validate_tables(key: &str, tables: &[TableName], problems: &mut Problems<'_>)
         if tables[..at].contains(table) {
             problems.error(key, format!("the table {table} is named twice"));
         }
+    }
+}
+
+/// Not to be exact has to be asked for twice: for the job, and table by table.
+fn validate_exact(key: &str, job: &Job, problems: &mut Problems<'_>) {
+    let named = !job.changed_at.is_empty();
+    problems.error_if(
+        named && job.exact,
+        key,
+        "increments of these tables would miss deletions and late rows; say so with `exact = false`",
+    );
+    problems.error_if(
+        !named && !job.exact,
+        key,
+        "`exact = false` needs the tables that are not exact and the column that says when a row changed",
+    );
+    for table in job.changed_at.keys().filter(|table| !job.tables.is_empty() && !job.tables.contains(table)) {
+        problems.error(key, format!("the job does not cover {table}"));
     }
 }
 

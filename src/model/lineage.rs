@@ -4,8 +4,10 @@
 //! of one that is gone, or detached, belong to no state restored from it. The last artifact that holds all rows of a
 //! relation is where it begins.
 
+use std::collections::BTreeSet;
+
 use crate::model::digest::TableSum;
-use crate::model::manifest::{ChangeRecord, Manifest, TableRecord};
+use crate::model::manifest::{ChangeRecord, Manifest, TableRecord, is_exact};
 use crate::model::table::QualifiedTable;
 
 /// One relation with rows of its own.
@@ -21,6 +23,8 @@ pub struct Lineage {
     pub origin_table: QualifiedTable,
     /// What its rows add up to there.
     pub origin_sum: TableSum,
+    /// Whether every increment since then read all its rows.
+    pub exact: bool,
 }
 
 /// A chain that does not say where a relation's rows are.
@@ -37,12 +41,20 @@ pub fn lineages(chain: &[&Manifest]) -> Result<Vec<Lineage>, BrokenLineage> {
     last.tables.iter().filter(|record| has_rows(record)).map(|record| lineage(chain, record)).collect()
 }
 
+/// The tables of which some increment was not exact; a partition is told as the table it belongs to.
+pub fn inexact(lineages: &[Lineage]) -> Vec<QualifiedTable> {
+    let told = |lineage: &Lineage| lineage.record.partition_of.clone().unwrap_or_else(|| lineage.record.table.clone());
+    let tables: BTreeSet<_> = lineages.iter().filter(|lineage| !lineage.exact).map(told).collect();
+    tables.into_iter().collect()
+}
+
 /// Whether `record` is of a relation with rows of its own, not of a partitioned table.
 pub fn has_rows(record: &TableRecord) -> bool {
     record.content.is_some() || record.change.is_some()
 }
 
 fn lineage(chain: &[&Manifest], last: &TableRecord) -> Result<Lineage, BrokenLineage> {
+    let mut exact = true;
     for (at, manifest) in chain.iter().enumerate().rev() {
         let Some(record) = manifest.tables.iter().find(|record| record.oid == last.oid) else { break };
         let all_rows = match &record.change {
@@ -52,8 +64,9 @@ fn lineage(chain: &[&Manifest], last: &TableRecord) -> Result<Lineage, BrokenLin
         };
         if let Some(origin_sum) = all_rows {
             let origin_table = record.table.clone();
-            return Ok(Lineage { oid: last.oid, record: last.clone(), origin: at, origin_table, origin_sum });
+            return Ok(Lineage { oid: last.oid, record: last.clone(), origin: at, origin_table, origin_sum, exact });
         }
+        exact &= is_exact(record);
     }
     Err(BrokenLineage { table: last.table.clone() })
 }

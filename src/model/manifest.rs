@@ -236,13 +236,33 @@ pub struct ChangeRecord {
     /// Why all its rows are in the increment; absent where only the changed ones are.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub whole: Option<Whole>,
-    /// Rows in the table at the snapshot.
+    /// Rows in the table at the snapshot; with `since` only those in the increment, the rest is not known.
     pub rows: u64,
     /// What the rows in the increment add up to.
     pub stored: TableSum,
     /// Buckets out of which keys may be gone; the keys that are there are in the increment.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub marked: Option<Marked>,
+    /// Which rows were looked at, where that is not all of them: the increment is not exact for this table.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub since: Option<Since>,
+}
+
+/// The rows that an increment which is not exact looked at. What was deleted, and what was written with an earlier time,
+/// is not in it; how many rows the table had is not known.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Since {
+    /// The column that says when a row changed.
+    pub column: String,
+    /// The earliest time looked at.
+    pub from: DateTime<Utc>,
+    /// The table's primary key, by which rows replace others.
+    pub key: Vec<String>,
+}
+
+/// Whether what `record` says of its table is exact.
+pub fn is_exact(record: &TableRecord) -> bool {
+    record.change.as_ref().is_none_or(|change| change.since.is_none())
 }
 
 /// Why a table is in an increment with all its rows.

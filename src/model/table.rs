@@ -64,6 +64,13 @@ pub struct InvalidTableName {
     reason: &'static str,
 }
 
+impl TableName {
+    /// Whether `table` may be meant; without a schema the first of the search path would be, which only the server knows.
+    pub fn may_mean(&self, table: &QualifiedTable) -> bool {
+        self.name == table.name && self.schema.as_ref().is_none_or(|schema| *schema == table.schema)
+    }
+}
+
 impl FromStr for TableName {
     type Err = InvalidTableName;
 

@@ -9,6 +9,7 @@ use std::ops::Range;
 use std::pin::Pin;
 
 use bytes::Bytes;
+use chrono::{DateTime, Utc};
 use futures_util::TryStreamExt as _;
 use tokio_postgres::CopyOutStream;
 
@@ -82,6 +83,20 @@ impl SnapshotReader {
     /// All rows of `table` itself.
     pub async fn rows(&self, table: &QualifiedTable, columns: &[String]) -> Result<CopyLines, PostgresError> {
         self.copy_out(&format!("COPY {} ({}) TO STDOUT", table.quoted(), column_list(columns))).await
+    }
+
+    /// Rows of `table` itself whose `column` has a time at or after `from`.
+    pub async fn recent_rows(
+        &self,
+        table: &QualifiedTable,
+        columns: &[String],
+        column: &str,
+        from: DateTime<Utc>,
+    ) -> Result<CopyLines, PostgresError> {
+        let (columns, column) = (prefixed(columns), quote_identifier(column));
+        let (table, from) = (table.quoted(), literal(&from.format("%F %T%.6f+00").to_string()));
+        self.copy_out(&format!("COPY (SELECT {columns} FROM ONLY {table} t WHERE t.{column} >= {from}) TO STDOUT"))
+            .await
     }
 
     /// Keys of all rows of `table` itself.

@@ -23,8 +23,8 @@ pub async fn connect(connection: &Connection, encoding: &str) -> Result<Session,
     let session = connection.connect().await?;
     let settings = format!(
         "SET client_encoding = {}; SET datestyle = 'ISO'; SET intervalstyle = 'postgres'; SET extra_float_digits = 3; \
-         SET bytea_output = 'hex'; SET timezone = 'UTC'; SET lc_monetary = 'C'; SET row_security = off; SET statement_timeout = 0; SET lock_timeout = 0; \
-         SET synchronous_commit = off",
+         SET bytea_output = 'hex'; SET timezone = 'UTC'; SET lc_monetary = 'C'; SET row_security = off; SET jit = off; \
+         SET statement_timeout = 0; SET lock_timeout = 0; SET synchronous_commit = off",
         literal(encoding)
     );
     session.client().batch_execute(&settings).await?;

@@ -23,7 +23,8 @@ use crate::host::durable::{temporary_directory, write_new};
 
 const MEMORY: &str = "/dev/shm";
 /// Settings that the text of a row depends on and pg_dump does not set itself; a database or role may set them otherwise.
-const OPTIONS: &str = "-c bytea_output=hex -c TimeZone=UTC -c lc_monetary=C";
+/// And no compiled expressions: a COPY or a check of a foreign key runs once, so that compiling costs more than it gains.
+const OPTIONS: &str = "-c bytea_output=hex -c TimeZone=UTC -c lc_monetary=C -c jit=off";
 
 /// A login for child processes. Its files are removed when it is dropped: keep it for as long as the child runs.
 #[derive(Debug)]

@@ -205,6 +205,15 @@ fn bad_plans_are_told_with_line_and_key() {
         (job("folder = \"../x\""), "p.toml:3:10: job.x.folder: is part of the names in the repository"),
         (job("name_prefix = \"a/b\""), "p.toml:3:15: job.x.name_prefix: is part of the names in the repository"),
         (job("kind = \"full\""), "p.toml:3:8: job.x.kind: the verb dump does not take it"),
+        (job("exact = false"), "p.toml:3:9: job.x.exact: the verb dump does not take it"),
+        (
+            "[job.x]\nverb = \"increment\"\nchanged_at = { a = \"at\" }".into(),
+            "p.toml:3:14: job.x.changed_at: increments of these tables would miss deletions and late rows; say so with `exact = false`",
+        ),
+        (
+            "[job.x]\nverb = \"increment\"\ntables = [\"a\"]\nexact = false\nchanged_at = { b = \"at\" }".into(),
+            "p.toml:5:14: job.x.changed_at: the job does not cover b",
+        ),
         (job("period = \"weekly\""), "p.toml:3:10: job.x.period: the verb dump does not take it"),
         (job("timeout = \"0 s\""), "p.toml:3:11: job.x.timeout: a length of zero makes it useless"),
         (job("retry = { attempts = 0 }"), "p.toml:3:22: job.x.retry.attempts: without a try nothing is done"),

@@ -1,5 +1,7 @@
 //! Increments on a real PostgreSQL: what changed comes back, what is gone stays gone, at every hour, exactly.
 
+use std::collections::BTreeMap;
+
 use dbagent::catalog::Selector;
 use dbagent::model::manifest::{Manifest, TableRecord, Whole};
 use dbagent::model::outcome::{Outcome, Verdict};
@@ -208,4 +210,40 @@ async fn one_table_comes_back_out_of_full_and_increments() {
     assert_eq!(contents(&site, "shop", &tables), then);
     let beside = contents(&site, "shop", &["events_restored"]).remove(0).replace("_restored", "");
     assert_eq!(beside, then[2]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_need_not_be_exact_is_read_by_time_and_says_so_everywhere() {
+    let site = Site::new();
+    site.ask("CREATE TABLE log (id int PRIMARY KEY, at timestamp, note text); INSERT INTO log SELECT n, now() - n * interval '10 min', 'old' FROM generate_series(1, 100) n");
+    let mut options = site.increment_options();
+    options.tables.push("log".parse().unwrap());
+    let exact = options.clone();
+    options.changed_at = BTreeMap::from([("log".parse().unwrap(), "at".to_owned())]);
+    let run = async |options: &dbagent::ops::dump::Options| {
+        dbagent::ops::increment::run(options, &site.dump_doors(), &site.setting()).await.unwrap()
+    };
+    run(&options).await;
+    assert_eq!(newest(&site).await.verb, Verb::Dump);
+    site.ask(
+        "DELETE FROM log WHERE id = 7; UPDATE log SET note = 'late' WHERE id = 90; INSERT INTO log VALUES (101, now(), 'new'); \
+         UPDATE log SET at = now(), note = 'changed' WHERE id = 50; DELETE FROM orders WHERE id < 9",
+    );
+    let outcome = run(&options).await;
+    assert!(outcome.summary.ends_with("not exact"), "{outcome:?}");
+    assert!(
+        outcome.findings.iter().any(|finding| finding.code == "not-exact" && finding.message.contains("public.log"))
+    );
+    let change = record(&site, "log").await.change.unwrap();
+    // Those of the hour before the parent, the new one and the changed one.
+    assert_eq!((change.stored.rows, change.since.unwrap().column.as_str()), (7, "at"));
+    let restored = site.restore_database("copy").await.unwrap();
+    assert_eq!(restored.inexact.iter().map(ToString::to_string).collect::<Vec<_>>(), ["public.log"]);
+    let query = "SELECT string_agg(id || note, ' ' ORDER BY id) FROM log WHERE id IN (7, 50, 90, 101)";
+    assert_eq!(site.server.sql_in("copy", query).unwrap().trim(), "7old 50changed 90old 101new");
+    assert_eq!(contents(&site, "copy", &QUOTED), contents(&site, "shop", &QUOTED), "the others are exact");
+    let outcome = run(&exact).await;
+    let change = record(&site, "log").await.change.unwrap();
+    assert_eq!((change.whole, change.since), (Some(Whole::OtherForm), None), "{outcome:?}");
+    assert_restores_equal(&site, &["log", "orders"], "exact again").await;
 }

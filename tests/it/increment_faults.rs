@@ -182,6 +182,7 @@ async fn f78_every_ddl_either_goes_on_exactly_or_begins_a_new_chain() {
             assert_restores_equal(&site, &tables, statement).await;
         }
     }
+    assert_restores_equal(&site, &tables, "in the end").await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -22,7 +22,7 @@ use crate::host::{Child, feed};
 use crate::model::chain::{FullNeeded, Root};
 use crate::model::failure::Failure;
 use crate::model::id::ArtifactId;
-use crate::model::manifest::{Encoding, LargeObjects, ObjectRole, TableRecord, Whole};
+use crate::model::manifest::{Encoding, LargeObjects, ObjectRole, TableRecord, Whole, is_exact};
 use crate::model::outcome::{Finding, Outcome, Severity, Verdict};
 use crate::model::verb::Verb;
 use crate::ops::Setting;
@@ -110,6 +110,7 @@ impl Work<'_> {
         setting.require_going_on("commit the increment")?;
         setting.events.step("committing and reading back");
         findings.extend(contradiction_finding(&tables));
+        findings.extend(inexact_finding(&tables));
         let summary = summary(&self.name, &tables);
         let draft = Draft {
             options,
@@ -153,6 +154,7 @@ impl Work<'_> {
             coordinator: self.coordinator,
             parent: &self.parent,
             setting: self.setting,
+            changed_at: &self.options.changed_at,
             sessions: self.options.threads.get(),
             no_progress: self.options.no_progress_timeout,
         };
@@ -187,13 +189,24 @@ fn contradiction_finding(tables: &[TableRecord]) -> Option<Finding> {
     })
 }
 
+fn inexact_finding(tables: &[TableRecord]) -> Option<Finding> {
+    let names: Vec<String> = tables.iter().filter(|record| !is_exact(record)).map(|it| it.table.to_string()).collect();
+    (!names.is_empty()).then(|| {
+        let message =
+            format!("not exact, as the job allows: deletions and late rows are missing of {}", names.join(", "));
+        Finding::new(Severity::Info, "not-exact", message)
+            .remedy("the next full dump is exact; so are increments without `exact = false`")
+    })
+}
+
 fn summary(name: &ArtifactName, tables: &[TableRecord]) -> String {
     let changes = || tables.iter().filter_map(|record| record.change.as_ref());
     let rows: u64 = changes().map(|change| change.rows).sum();
     let stored: u64 = changes().map(|change| change.stored.rows).sum();
     let whole = changes().filter(|change| change.whole.is_some()).count();
     let touched = changes().filter(|change| change.stored.rows > 0 || change.marked.is_some()).count();
-    format!("{name}: {stored} of {rows} rows, from {touched} tables ({whole} of them whole)")
+    let exact = if tables.iter().all(is_exact) { "" } else { "; not exact" };
+    format!("{name}: {stored} of {rows} rows, from {touched} tables ({whole} of them whole){exact}")
 }
 
 /// The tables that are no partitions of others, as the rules of a chain see them.

@@ -23,6 +23,7 @@ pub(super) struct Parent {
     /// Its copy in each repository.
     copies: Vec<(Repository, Artifact)>,
     by_oid: BTreeMap<u32, TableRecord>,
+    as_of: DateTime<Utc>,
     /// What it had seen.
     pub(super) horizon: Horizon,
 }
@@ -60,12 +61,18 @@ impl Parent {
             Err(needed) => return Ok(Err(needed)),
         };
         let by_oid = first.manifest.tables.iter().map(|record| (record.oid, record.clone())).collect();
-        Ok(Ok(Self { copies, by_oid, horizon }))
+        let as_of = first.manifest.as_of();
+        Ok(Ok(Self { copies, by_oid, as_of, horizon }))
     }
 
     /// Its name, for people.
     pub(super) fn name(&self) -> String {
         self.copies.first().map(|(_, artifact)| artifact.name.to_string()).unwrap_or_default()
+    }
+
+    /// The instant whose state it is.
+    pub(super) fn as_of(&self) -> DateTime<Utc> {
+        self.as_of
     }
 
     /// What it recorded of the relation.

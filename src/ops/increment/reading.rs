@@ -1,5 +1,6 @@
 //! All relations, on several sessions at once, the largest first.
 
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -8,6 +9,7 @@ use tokio::task::JoinSet;
 
 use crate::model::event::Event;
 use crate::model::failure::{Failure, FailureKind};
+use crate::model::table::TableName;
 use crate::ops::Setting;
 use crate::ops::increment::parent::Parent;
 use crate::ops::increment::relation::{Found, RelationReading};
@@ -24,6 +26,8 @@ pub(super) struct Reading<'a> {
     pub(super) coordinator: &'a Coordinator,
     pub(super) parent: &'a Arc<Parent>,
     pub(super) setting: &'a Setting,
+    /// Tables that need not be exact, with the column that says when a row changed.
+    pub(super) changed_at: &'a BTreeMap<TableName, String>,
     /// Sessions at once.
     pub(super) sessions: usize,
     /// Longest time without a row.
@@ -46,12 +50,14 @@ impl Reading<'_> {
         let mut leaves: Vec<CoveredTable> = leaves.cloned().collect();
         leaves.sort_by_key(|covered| covered.own_bytes);
         let sessions = self.sessions.clamp(1, leaves.len().max(1));
+        let changed_at = Arc::new(self.changed_at());
         let queue = Arc::new(Mutex::new(leaves));
         let mut lanes = JoinSet::new();
         for _ in 0..sessions {
             let reader = SnapshotReader::begin(self.connection, self.coordinator, Some(self.parent.horizon)).await?;
             let (writer, rows) = (writer.clone(), rows.clone());
-            lanes.spawn(Lane { reader, parent: self.parent.clone(), writer, rows }.run(queue.clone()));
+            let lane = Lane { reader, parent: self.parent.clone(), changed_at: changed_at.clone(), writer, rows };
+            lanes.spawn(lane.run(queue.clone()));
         }
         let mut relations = Relations::new();
         while let Some(ended) = lanes.join_next().await {
@@ -61,6 +67,23 @@ impl Reading<'_> {
             relations.extend(found?);
         }
         Ok(relations)
+    }
+
+    /// The column that says when a row changed, by relation: a partition follows the table it belongs to.
+    fn changed_at(&self) -> BTreeMap<u32, String> {
+        let tables = self.coordinator.tables();
+        let above = |covered: &&CoveredTable| {
+            let parent = covered.partition_of.as_ref()?;
+            tables.iter().find(|other| other.table == *parent)
+        };
+        let column = |covered: &CoveredTable| {
+            let line = std::iter::successors(Some(covered), |covered| above(covered));
+            let named = |covered: &CoveredTable| {
+                self.changed_at.iter().find(|(name, _)| name.may_mean(&covered.table)).map(|(_, column)| column.clone())
+            };
+            Some((covered.oid, line.into_iter().find_map(named)?))
+        };
+        tables.iter().filter_map(column).collect()
     }
 
     /// Tells how far `work` is, and ends it when no row has come for too long.
@@ -92,6 +115,7 @@ impl Reading<'_> {
 struct Lane {
     reader: SnapshotReader,
     parent: Arc<Parent>,
+    changed_at: Arc<BTreeMap<u32, String>>,
     writer: Writer,
     rows: Arc<AtomicU64>,
 }
@@ -103,8 +127,9 @@ impl Lane {
         loop {
             let next = queue.lock().unwrap_or_else(PoisonError::into_inner).pop();
             let Some(covered) = next else { break };
-            let Self { reader, parent, writer, rows } = &self;
-            let relation = RelationReading { covered: &covered, parent, reader, writer, rows };
+            let Self { reader, parent, changed_at, writer, rows } = &self;
+            let changed_at = changed_at.get(&covered.oid).map(String::as_str);
+            let relation = RelationReading { covered: &covered, parent, reader, changed_at, writer, rows };
             found.push((covered.oid, relation.run().await?));
         }
         self.reader.end().await?;

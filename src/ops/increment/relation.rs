@@ -2,11 +2,13 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use chrono::TimeDelta;
+
 use crate::model::buckets::{KeySums, Marked, bucket_counts};
 use crate::model::copy_text::{key_of, row_of_record};
 use crate::model::digest::{Digest, TableSum};
 use crate::model::failure::{Failure, FailureKind};
-use crate::model::manifest::{ChangeRecord, KeyRecord, TableRecord, Whole};
+use crate::model::manifest::{ChangeRecord, KeyRecord, Since, TableRecord, Whole};
 use crate::ops::increment::parent::Parent;
 use crate::ops::increment::writer::Writer;
 use crate::pipeline::tar::Content;
@@ -15,6 +17,9 @@ use crate::postgres::changes::SnapshotReader;
 
 /// Most buckets of a relation that the parent did not have; the next full dump gives it what it needs.
 const MOST_NEW_BUCKETS: u32 = 1024;
+
+/// How long before its parent a reading by time begins: transactions that were open for no longer are in it.
+const OVERLAP: TimeDelta = TimeDelta::hours(1);
 
 /// Rows counted at once, so that counting costs nothing.
 const COUNTED: u64 = 1024;
@@ -29,14 +34,15 @@ pub(super) struct Found {
 impl Found {
     /// Writes what was found into the manifest's record of the relation.
     pub(super) fn record(&self, record: &mut TableRecord, parent: Option<&TableRecord>) {
-        let untouched = self.change.stored.rows == 0 && self.change.marked.is_none();
-        record.content = match self.change.whole {
-            Some(_) => Some(self.change.stored),
+        let change = &self.change;
+        let untouched = change.stored.rows == 0 && change.marked.is_none() && change.since.is_none();
+        record.content = match change.whole {
+            Some(_) => Some(change.stored),
             // Not one row came, went or changed: what the parent knows still holds.
             None if untouched => parent.and_then(|parent| parent.content),
             None => None,
         };
-        record.change = Some(self.change.clone());
+        record.change = Some(change.clone());
     }
 
     /// The key's columns and what its keys add up to.
@@ -51,6 +57,8 @@ pub(super) struct RelationReading<'a> {
     pub(super) parent: &'a Parent,
     pub(super) reader: &'a SnapshotReader,
     pub(super) writer: &'a Writer,
+    /// The column that says when a row changed, where the job need not be exact.
+    pub(super) changed_at: Option<&'a str>,
     /// Rows read so far, over all relations.
     pub(super) rows: &'a AtomicU64,
 }
@@ -64,6 +72,9 @@ impl RelationReading<'_> {
             None => (None, Whole::NewRelation),
             Some(record) => (self.same_key(record), Whole::OtherForm),
         };
+        if let (Some(column), Some(_)) = (self.changed_at, recorded.filter(|record| self.same_columns(record))) {
+            return self.recent(column).await;
+        }
         let Some(key) = known else { return self.whole(whole).await };
         let parent = self.parent.sums(key).await?;
         self.changes(&parent).await
@@ -71,8 +82,30 @@ impl RelationReading<'_> {
 
     /// The parent's key, if rows and keys still have the form that it recorded.
     fn same_key<'b>(&self, record: &'b TableRecord) -> Option<&'b KeyRecord> {
-        let same = |key: &&KeyRecord| key.columns == self.covered.key && record.columns == self.covered.columns;
-        record.key.as_ref().filter(same)
+        record.key.as_ref().filter(|key| key.columns == self.covered.key && self.same_columns(record))
+    }
+
+    fn same_columns(&self, record: &TableRecord) -> bool {
+        record.columns == self.covered.columns
+    }
+
+    /// Reads only rows whose `column` has a recent time, as the job allows: what was deleted stays.
+    async fn recent(&self, column: &str) -> Result<Found, Failure> {
+        let CoveredTable { table, key, columns, .. } = self.covered;
+        let from = self.parent.as_of() - OVERLAP;
+        let mut stored = TableSum::default();
+        let mut member = self.writer.member(table, Content::Rows);
+        let mut lines = self.reader.recent_rows(table, columns, column, from).await?;
+        let mut counter = Counter::new(self.rows);
+        while let Some(line) = lines.next().await? {
+            counter.count();
+            stored.add_row(&line[..line.len() - 1]);
+            member.line().extend_from_slice(&line);
+            member.flush_if_full().await?;
+        }
+        member.flush().await?;
+        let since = Some(Since { column: column.to_owned(), from, key: key.clone() });
+        Ok(Found { change: ChangeRecord { whole: None, rows: stored.rows, stored, marked: None, since }, keys: None })
     }
 
     async fn changes(&self, parent: &KeySums) -> Result<Found, Failure> {
@@ -109,7 +142,8 @@ impl RelationReading<'_> {
         }
         let rows = unchanged.keys() + changed.keys();
         unchanged.merge(&changed);
-        Ok(Found { change: ChangeRecord { whole: None, rows, stored, marked }, keys: Some((key.clone(), unchanged)) })
+        let change = ChangeRecord { whole: None, rows, stored, marked, since: None };
+        Ok(Found { change, keys: Some((key.clone(), unchanged)) })
     }
 
     /// Sends the keys that are there in the marked buckets.
@@ -150,7 +184,7 @@ impl RelationReading<'_> {
             member.flush_if_full().await?;
         }
         member.flush().await?;
-        let change = ChangeRecord { whole: Some(why), rows: stored.rows, stored, marked: None };
+        let change = ChangeRecord { whole: Some(why), rows: stored.rows, stored, marked: None, since: None };
         Ok(Found { change, keys: sums.map(|sums| (key.clone(), sums)) })
     }
 

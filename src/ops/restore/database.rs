@@ -11,7 +11,7 @@ use std::time::Duration;
 use crate::host::failpoint::{FailPoint, pass};
 use crate::host::{Child, ChildSpec};
 use crate::model::failure::{Failure, FailureKind};
-use crate::model::lineage::Lineage;
+use crate::model::lineage::{Lineage, inexact};
 use crate::model::manifest::{Manifest, ObjectRole, TableRecord};
 use crate::model::table::QualifiedTable;
 use crate::ops::Setting;
@@ -146,6 +146,7 @@ impl Work<'_> {
         pass(FailPoint::RestoreBeforeLoad)?;
         let lineages = self.choice.lineages()?;
         self.load(&lineages).await?;
+        let inexact = inexact(&lineages);
         phases.end("rows");
         let records = self.replay(lineages, &mut phases).await?;
         pass(FailPoint::RestoreBeforePostData)?;
@@ -158,7 +159,7 @@ impl Work<'_> {
         let proofs = prove::prove(self.sessions().await?, &records, &self.setting.events).await?;
         prove::require_equal(&proofs)?;
         phases.end("proof");
-        Ok(Restored { target: String::new(), proofs, phases: phases.done })
+        Ok(Restored { target: String::new(), proofs, inexact, phases: phases.done })
     }
 
     async fn pg_restore(&self, section: &str, schema: &SchemaFile) -> Result<(), Failure> {

@@ -63,6 +63,8 @@ pub struct Restored {
     pub target: String,
     /// The proof, table by table.
     pub proofs: Vec<Proof>,
+    /// Tables whose increments were not exact: they may hold rows that were gone, and lack late ones.
+    pub inexact: Vec<QualifiedTable>,
     /// Seconds that each phase took, in order.
     pub phases: Vec<(&'static str, f64)>,
 }

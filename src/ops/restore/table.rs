@@ -7,6 +7,7 @@ use std::collections::BTreeSet;
 
 use crate::model::digest::TableSum;
 use crate::model::failure::{Failure, FailureKind};
+use crate::model::lineage::inexact;
 use crate::model::manifest::{ObjectRole, TableRecord};
 use crate::model::table::{QualifiedTable, TableName};
 use crate::ops::Setting;
@@ -122,7 +123,13 @@ impl Work<'_> {
                 return Err(failure);
             }
         };
-        Ok(Restored { target: target.to_string(), proofs, phases: Vec::new() })
+        self.restored(&target, proofs)
+    }
+
+    fn restored(&self, target: &QualifiedTable, proofs: Vec<Proof>) -> Result<Restored, Failure> {
+        let mut lineages = self.choice.lineages()?;
+        lineages.retain(|lineage| self.records.iter().any(|record| record.oid == lineage.oid));
+        Ok(Restored { target: target.to_string(), proofs, inexact: inexact(&lineages), phases: Vec::new() })
     }
 
     fn new_name(&self, name: Option<&TableName>) -> QualifiedTable {
@@ -218,7 +225,7 @@ impl Work<'_> {
         self.setting.require_going_on("commit the restored table")?;
         session.batch("COMMIT").await?;
         tables::analyze(session.client(), &self.table, self.options.reindex).await?;
-        Ok((Some(plan), Some(Restored { target: self.table.to_string(), proofs: vec![proof], phases: Vec::new() })))
+        Ok((Some(plan), Some(self.restored(&self.table, vec![proof])?)))
     }
 
     /// Applies the difference and proves the result, all before the commit.

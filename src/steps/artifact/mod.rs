@@ -45,6 +45,8 @@ pub struct Options {
     pub former_systems: Vec<SystemId>,
     /// The tables; empty means every table of the database.
     pub tables: Vec<TableName>,
+    /// Tables of which increments read only rows with a recent time, and the column that has it.
+    pub changed_at: BTreeMap<TableName, String>,
     /// Folder below the repository's prefix.
     pub folder: String,
     /// What the artifact's name begins with.

@@ -115,6 +115,7 @@ impl Site {
             cluster: "shop".into(),
             former_systems: Vec::new(),
             tables: TABLES.iter().map(|table| table.parse().unwrap()).collect(),
+            changed_at: Default::default(),
             folder: "full".into(),
             name_prefix: "shop_full".into(),
             storage_class: Default::default(),
