@@ -8,9 +8,11 @@ use std::time::Duration;
 use crate::app::App;
 use crate::config::Job;
 use crate::model::failure::{Failure, FailureKind};
+use crate::model::id::ArtifactId;
 use crate::model::outcome::Outcome;
 use crate::model::span::Span;
 use crate::model::verb::Verb;
+use crate::ops::complete::{self, Completion};
 use crate::ops::{Setting, base_backup, check, dump, expire, increment, partition, restore, wal};
 use crate::pipeline::deflate::Level;
 
@@ -23,6 +25,15 @@ const STALL: Duration = Duration::from_secs(10 * 60);
 /// More compressing threads than this are not taken unasked.
 const THREADS_UNASKED: usize = 4;
 
+/// What a run has left for another one.
+#[derive(Clone, Debug)]
+pub struct Rest {
+    /// The repositories still without the artifact; empty for all.
+    pub repositories: Vec<String>,
+    /// The artifact that they are to have, where others have it.
+    pub artifact: Option<ArtifactId>,
+}
+
 impl App {
     /// The job `name` of the plan.
     pub fn job(&self, name: &str) -> Result<&Job, Failure> {
@@ -34,9 +45,22 @@ impl App {
         })
     }
 
-    /// Runs the job `name` once. `only` limits it to some repositories (a retry of those that were left behind).
-    pub async fn run_job(&self, name: &str, only: Option<&[String]>, setting: &Setting) -> Result<Outcome, Failure> {
+    /// Runs the job `name` once; `rest` limits it to what a run before has left.
+    pub async fn run_job(&self, name: &str, rest: Option<&Rest>, setting: &Setting) -> Result<Outcome, Failure> {
         let job = self.job(name)?;
+        if let (Verb::Dump | Verb::Increment, Some(rest), Some(artifact)) =
+            (job.verb, rest, rest.and_then(|rest| rest.artifact))
+        {
+            match Box::pin(self.complete(job, rest, artifact, setting)).await? {
+                Completion::Told(outcome) => return Ok(outcome),
+                Completion::Impossible(reason) => {
+                    setting
+                        .events
+                        .note(format!("making a new backup, the one that is there cannot be copied: {reason}"));
+                }
+            }
+        }
+        let only = rest.map(|rest| rest.repositories.as_slice()).filter(|only| !only.is_empty());
         match job.verb {
             Verb::Dump => {
                 let doors = self.dump_doors(job, only).await?;
@@ -72,6 +96,22 @@ impl App {
     pub fn require_built(&self, name: &str) -> Result<(), Failure> {
         let job = self.job(name)?;
         if job.is_built() { Ok(()) } else { Err(not_built(name, job.verb)) }
+    }
+
+    async fn complete(
+        &self,
+        job: &Job,
+        rest: &Rest,
+        artifact: ArtifactId,
+        setting: &Setting,
+    ) -> Result<Completion, Failure> {
+        let wanted = |name: &str| job.writes_to(name) && rest.repositories.iter().any(|each| each == name);
+        let (sources, mut unopened) = self.try_repositories(None).await?;
+        unopened.retain(|(name, _)| wanted(name));
+        let destinations = sources.iter().filter(|repository| wanted(&repository.name)).cloned().collect();
+        let former_systems = self.loaded.config.former_systems.clone();
+        let options = complete::Options { artifact, storage_class: self.storage_classes(job), former_systems };
+        complete::run(&options, &complete::Doors { sources, destinations, unopened }, setting).await
     }
 
     async fn dump_doors(&self, job: &Job, only: Option<&[String]>) -> Result<dump::Doors, Failure> {

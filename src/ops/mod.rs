@@ -13,6 +13,7 @@ pub mod audit_witness;
 pub mod backup;
 pub mod base_backup;
 pub mod check;
+pub mod complete;
 pub mod dump;
 pub mod expire;
 pub mod increment;

@@ -116,7 +116,7 @@ fn copy(source: &mut dyn Source, sink: &mut dyn Write) -> Result<(u64, Digest), 
                 sink.write_all(&block[..count]).map_err(failed)?;
             }
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            Err(error) => return Err(SourceError::io("read the WAL file", error).into()),
+            Err(error) => return Err(SourceError::io("read the file", error).into()),
         }
     }
 }

@@ -7,6 +7,7 @@ pub mod artifact;
 pub mod bc003;
 pub mod bury;
 pub mod checkpoint;
+pub mod copy_artifact;
 pub mod full_dump;
 pub mod load_dump;
 pub mod partitions;

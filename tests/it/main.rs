@@ -30,6 +30,7 @@ mod config;
 mod config_plan;
 mod demo;
 mod dump;
+mod dump_complete;
 mod dump_data_faults;
 mod dump_faults;
 mod dump_host_faults;

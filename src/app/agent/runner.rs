@@ -9,6 +9,7 @@ use tokio::sync::watch;
 use crate::app::App;
 use crate::app::agent::Current;
 use crate::app::terms::Terms;
+use crate::app::verbs::Rest;
 use crate::model::failure::Failure;
 use crate::model::outcome::Outcome;
 use crate::ops::Setting;
@@ -45,8 +46,8 @@ impl Runner for AppRunner {
         let app = self.app().leading(terms.clone());
         let setting =
             Setting { run: request.run, clock: app.clock.clone(), events: request.events, stop: request.cancel };
-        let only = Some(request.only_repositories).filter(|only| !only.is_empty());
-        let result = app.run_job(&request.job, only.as_deref(), &setting).await;
+        let rest = Rest { repositories: request.only_repositories, artifact: request.completes };
+        let result = app.run_job(&request.job, Some(&rest), &setting).await;
         if terms.are_deposed() {
             self.deposed.send_replace(request.fencing_token);
         }
