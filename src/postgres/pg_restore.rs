@@ -1,12 +1,13 @@
-//! Command lines of pg_restore: one section of a schema archive into one database.
+//! Command lines of pg_restore: one section of a schema archive into one database, or some of its entries as a script.
 //!
 //! Rows never go through it: they are loaded by COPY. It stops at the first error, because a schema that is half there
-//! proves nothing.
+//! proves nothing. A script is never given to psql: its statements are taken out of it one by one ([`statements`]).
 
 use std::ffi::OsString;
 use std::path::Path;
 
 use crate::host::ChildSpec;
+use crate::model::table::{QualifiedTable, quote_identifier};
 use crate::postgres::environment::ChildEnvironment;
 use crate::postgres::tools::ClientTools;
 
@@ -47,6 +48,108 @@ pub fn from_file(
     spec
 }
 
+/// pg_restore that prints the statement which makes `table` of the archive `file`, without its indexes and constraints.
+pub fn table_script(tools: &ClientTools, table: &QualifiedTable, file: &Path) -> ChildSpec {
+    let arguments: [OsString; 8] = [
+        "--section=pre-data".into(),
+        "--no-owner".into(),
+        "--no-privileges".into(),
+        format!("--schema={}", table.schema).into(),
+        format!("--table={}", table.name).into(),
+        "--file=-".into(),
+        "--".into(),
+        file.into(),
+    ];
+    script(tools, arguments, "pg_restore --table")
+}
+
+/// pg_restore that lists the entries of the archive `file`, those of the database itself included.
+pub fn list(tools: &ClientTools, file: &Path) -> ChildSpec {
+    script(tools, ["--create".into(), "--list".into(), "--".into(), file.into()], "pg_restore --list")
+}
+
+/// pg_restore that prints those entries of the archive `file` that the file `chosen` lists.
+pub fn chosen_script(tools: &ClientTools, chosen: &Path, file: &Path) -> ChildSpec {
+    let mut list = OsString::from("--use-list=");
+    list.push(chosen);
+    let arguments = ["--create".into(), list, "--file=-".into(), "--".into(), file.into()];
+    script(tools, arguments, "pg_restore --use-list")
+}
+
+fn script<const N: usize>(tools: &ClientTools, arguments: [OsString; N], label: &str) -> ChildSpec {
+    let mut spec = ChildSpec::new(&tools.pg_restore.path, arguments);
+    spec.label = label.to_owned();
+    spec
+}
+
+/// Whether a line of [`list`] is an entry about the database itself: its owner, settings, comment, privileges.
+/// (PostgreSQL, src/bin/pg_dump/pg_backup_archiver.c, PrintTOCSummary: `id; oid oid DESC schema tag owner`.)
+pub fn is_of_database(line: &str) -> bool {
+    let Some((_, entry)) = line.split_once("; ") else { return false };
+    let entry = entry.splitn(3, ' ').nth(2).unwrap_or_default();
+    ["DATABASE - ", "DATABASE PROPERTIES - ", "COMMENT - DATABASE ", "ACL - DATABASE ", "SECURITY LABEL - DATABASE "]
+        .iter()
+        .any(|kind| entry.starts_with(kind))
+}
+
+/// The SQL statements of a script that pg_restore printed, without psql's own commands and without comments. Made for
+/// statements without dollar quotes, with literals as standard_conforming_strings has them.
+pub fn statements(script: &str) -> Vec<String> {
+    let (mut statements, mut statement, mut quote) = (Vec::new(), String::new(), None);
+    for line in script.split_inclusive('\n') {
+        let blank = line.trim().is_empty();
+        if statement.is_empty() && (blank || line.starts_with('\\') || line.starts_with("--")) {
+            continue;
+        }
+        for character in line.chars() {
+            quote = match (quote, character) {
+                (None, '\'' | '"') => Some(character),
+                (Some(open), _) if open == character => None,
+                (open, _) => open,
+            };
+        }
+        statement.push_str(line);
+        if quote.is_none() && line.trim_end().ends_with(';') {
+            statements.push(std::mem::take(&mut statement).trim_end().trim_end_matches(';').to_owned());
+        }
+    }
+    statements
+}
+
+/// `statement`, which is about a database, for the one called `name`; nothing when it is about none.
+pub fn for_database(statement: &str, name: &str) -> Option<String> {
+    const WORD: &str = "DATABASE ";
+    let mut quote = None;
+    for (at, character) in statement.char_indices() {
+        if quote.is_none() && statement[at..].starts_with(WORD) {
+            let (before, rest) = statement.split_at(at + WORD.len());
+            let end = identifier_end(rest)?;
+            return Some(format!("{before}{}{}", quote_identifier(name), &rest[end..]));
+        }
+        quote = match (quote, character) {
+            (None, '\'' | '"') => Some(character),
+            (Some(open), _) if open == character => None,
+            (open, _) => open,
+        };
+    }
+    None
+}
+
+/// Where the identifier that `text` begins with ends (PostgreSQL manual, "Identifiers and Key Words").
+fn identifier_end(text: &str) -> Option<usize> {
+    if !text.starts_with('"') {
+        return text.find(' ');
+    }
+    let mut at = 1;
+    loop {
+        at += text[at..].find('"')? + 1;
+        match text[at..].starts_with('"') {
+            true => at += 1,
+            false => return Some(at),
+        }
+    }
+}
+
 /// A connection string that names only the database; quoted, so that no name is taken for a string itself
 /// (PostgreSQL manual, "Connection Strings").
 fn connection_string(database: &str) -> String {
@@ -61,5 +164,47 @@ mod tests {
     fn f81_a_database_name_is_never_a_connection_string() {
         assert_eq!(connection_string("a b"), "dbname='a b'");
         assert_eq!(connection_string("host=evil'\\"), "dbname='host=evil\\'\\\\'");
+    }
+
+    #[test]
+    fn a_script_is_cut_at_the_ends_of_statements_and_nowhere_else() {
+        let script = "--\n-- Name: x; Type: DATABASE PROPERTIES\n--\n\n\\restrict abc\nSET row_security = off;\n\n\
+            ALTER DATABASE \"we;ird \"\"x\" SET \"app.note\" TO 'two;\n\\connect evil\n''q'';\n';\nCOMMENT ON DATABASE x IS '';\n";
+        assert_eq!(
+            statements(script),
+            [
+                "SET row_security = off",
+                "ALTER DATABASE \"we;ird \"\"x\" SET \"app.note\" TO 'two;\n\\connect evil\n''q'';\n'",
+                "COMMENT ON DATABASE x IS ''",
+            ]
+        );
+    }
+
+    #[test]
+    fn a_statement_about_a_database_is_turned_to_another_one() {
+        let cases = [
+            ("ALTER DATABASE shop OWNER TO app", Some("ALTER DATABASE \"new\" OWNER TO app")),
+            ("ALTER DATABASE \"a \"\" b\" SET x TO 'y'", Some("ALTER DATABASE \"new\" SET x TO 'y'")),
+            (
+                "ALTER ROLE \"IN DATABASE x \" IN DATABASE shop SET a TO 'b'",
+                Some("ALTER ROLE \"IN DATABASE x \" IN DATABASE \"new\" SET a TO 'b'"),
+            ),
+            ("SET x TO 'ALTER DATABASE shop '", None),
+            ("ALTER DATABASE \"unclosed", None),
+        ];
+        for (statement, turned) in cases {
+            assert_eq!(for_database(statement, "new").as_deref(), turned, "{statement}");
+        }
+    }
+
+    #[test]
+    fn only_entries_about_the_database_itself_are_taken() {
+        assert!(is_of_database("3405; 1262 16384 DATABASE - we;ird \"x app"));
+        assert!(is_of_database("3408; 0 0 DATABASE PROPERTIES - shop app"));
+        assert!(is_of_database("3406; 0 0 COMMENT - DATABASE shop app"));
+        assert!(is_of_database("3407; 0 0 ACL - DATABASE shop app"));
+        assert!(!is_of_database("215; 1259 16398 TABLE public DATABASE - shop"));
+        assert!(!is_of_database(";     dbname: DATABASE - shop"));
+        assert!(!is_of_database("3; 0 0 COMMENT public TABLE DATABASE postgres"));
     }
 }

@@ -183,3 +183,52 @@ async fn a_restore_gives_its_leases_back_also_when_it_fails() {
     assert!(restore::choose(&site.wanted(None), &doors, &site.setting()).await.is_err());
     assert_eq!(leases().await, 0);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_belongs_to_the_database_itself_comes_back_with_it() {
+    let site = Site::new();
+    site.server.sql("CREATE ROLE keeper; CREATE ROLE passing").unwrap();
+    site.server
+        .sql(
+            "ALTER DATABASE shop SET work_mem = '7MB'; ALTER DATABASE shop SET app.note = E'two;\nlines ''q'''; \
+             ALTER DATABASE shop SET default_transaction_read_only = on; ALTER ROLE keeper IN DATABASE shop SET jit = off; \
+             ALTER ROLE passing IN DATABASE shop SET app.secret = 'xyzzy'; \
+             COMMENT ON DATABASE shop IS 'it''s ours'; ALTER DATABASE shop CONNECTION LIMIT 55; \
+             ALTER DATABASE shop OWNER TO keeper; REVOKE ALL ON DATABASE shop FROM PUBLIC",
+        )
+        .unwrap();
+    let properties = |name: &str| {
+        let query = format!(
+            "SELECT d.datdba::regrole, d.datconnlimit, d.datacl, shobj_description(d.oid, 'pg_database'), \
+             (SELECT string_agg(s.setrole::regrole || ' ' || s.setconfig::text, '; ' ORDER BY 1) FROM pg_db_role_setting s \
+              WHERE s.setdatabase = d.oid) FROM pg_database d WHERE datname = '{name}'"
+        );
+        site.server.sql(&query).unwrap()
+    };
+    site.dump().await.unwrap();
+    site.restore_database("Copy ;\"of\" it").await.unwrap();
+    assert_eq!(properties("Copy ;\"of\" it"), properties("shop"));
+    // Owners left out, only what is the database's own remains.
+    let choice = restore::choose(&site.wanted(None), &site.restore_doors(), &site.setting()).await.unwrap();
+    let options = restore::DatabaseOptions { to_database: Some("plain".into()), replace: false, no_owner: true };
+    restore::restore_database(&options, &choice, &site.restore_doors(), &site.setting()).await.unwrap();
+    let plain = properties("plain");
+    assert!(plain.contains("work_mem=7MB") && plain.contains("55") && !plain.contains("keeper"), "{plain}");
+
+    // A role that is gone costs what is its own and nothing else, and no value is told.
+    site.server.sql("ALTER ROLE passing IN DATABASE shop RESET ALL; ALTER ROLE passing IN DATABASE \"Copy ;\"\"of\"\" it\" RESET ALL; DROP ROLE passing").unwrap();
+    let notes = std::sync::Arc::new(std::sync::Mutex::new(Vec::new()));
+    let noted = notes.clone();
+    let events = dbagent::model::event::Events::to(move |event| {
+        if let dbagent::model::event::Event::Note { text } = event {
+            noted.lock().unwrap().push(text);
+        }
+    });
+    let setting = dbagent::ops::Setting { events, ..site.setting() };
+    let choice = restore::choose(&site.wanted(None), &site.restore_doors(), &setting).await.unwrap();
+    let options = restore::DatabaseOptions { to_database: Some("third".into()), replace: false, no_owner: false };
+    restore::restore_database(&options, &choice, &site.restore_doors(), &setting).await.unwrap();
+    assert_eq!(properties("third"), properties("shop"));
+    let notes = notes.lock().unwrap().join("\n");
+    assert!(notes.contains("passing") && notes.contains("app.secret") && !notes.contains("xyzzy"), "{notes}");
+}

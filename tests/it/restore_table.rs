@@ -201,3 +201,47 @@ async fn every_trigger_is_enabled_afterwards_as_it_was_before() {
         assert_eq!(site.ask("SELECT what FROM parts WHERE id = 8"), "part 8");
     }
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_table_that_is_gone_comes_back_in_its_form_under_any_name() {
+    let site = Site::new();
+    let before = site.ask(CUSTOMERS);
+    let events = site.ask("SELECT count(*), sum(hashtext(e::text)) FROM events e");
+    site.dump().await.unwrap();
+    site.increment().await.unwrap();
+    site.ask("DROP TABLE customers CASCADE; DROP TABLE events; DROP TABLE \"Odd \"\"name\"\"\"");
+    let gone = restore(&site, "customers", TableMode::Replace, false).await.unwrap_err();
+    assert!(gone.kind == FailureKind::NothingMatches && gone.hint.unwrap().contains("--as public.customers"));
+
+    let beside = restore(&site, "customers", TableMode::Beside(None), false).await.unwrap().1.unwrap();
+    assert!(beside.target == "public.customers_restored" && beside.proofs.iter().all(|proof| proof.holds()));
+    assert_eq!(site.ask(&CUSTOMERS.replace("FROM customers", "FROM customers_restored")), before);
+    let name = TableMode::Beside(Some("customers".parse().unwrap()));
+    restore(&site, "customers", name, false).await.unwrap();
+    assert_eq!(site.ask(CUSTOMERS), before);
+    let form = "SELECT string_agg(attname || ' ' || format_type(atttypid, atttypmod) || attnotnull::text || attgenerated::text, ', ' \
+        ORDER BY attnum), (SELECT string_agg(conname || ' ' || pg_get_constraintdef(oid), ', ') FROM pg_constraint \
+        WHERE conrelid = 'customers'::regclass AND contype = 'p') FROM pg_attribute WHERE attrelid = 'customers'::regclass AND attnum > 0";
+    let form = site.ask(form);
+    assert!(form.contains("shouted textfalses") && form.contains("customers_pkey PRIMARY KEY (id)"), "{form}");
+
+    // A partitioned table comes back as a plain one, with all its rows.
+    restore(&site, "events", TableMode::Beside(None), false).await.unwrap();
+    assert_eq!(site.ask("SELECT count(*), sum(hashtext(e::text)) FROM events_restored e"), events);
+    restore(&site, "\"Odd \"\"name\"\"\"", TableMode::Beside(Some("odd".parse().unwrap())), false).await.unwrap();
+    assert_eq!(site.ask("SELECT count(*) FROM odd"), "50");
+    let left = "SELECT string_agg(relname, ' ' ORDER BY relname) FROM pg_class WHERE relkind IN ('r', 'p') AND relnamespace = 'public'::regnamespace";
+    assert_eq!(site.ask(left), "customers customers_restored events_restored left_out odd orders");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_table_whose_types_are_gone_too_is_refused_with_a_way_out_and_leaves_nothing() {
+    let site = Site::new();
+    site.dump().await.unwrap();
+    let before = "SELECT count(*) FROM pg_class";
+    site.ask("DROP TABLE customers CASCADE; DROP TYPE mood");
+    let count = site.ask(before);
+    let failure = restore(&site, "customers", TableMode::Beside(None), false).await.unwrap_err();
+    assert!(failure.message.contains("mood") && failure.hint.unwrap().contains("--to-database"), "{}", failure.message);
+    assert_eq!(site.ask(before), count);
+}

@@ -16,7 +16,7 @@ use crate::model::manifest::{Manifest, ObjectRole, TableRecord};
 use crate::model::table::QualifiedTable;
 use crate::ops::Setting;
 use crate::ops::restore::source::Choice;
-use crate::ops::restore::{Doors, Restored};
+use crate::ops::restore::{Doors, Restored, properties};
 use crate::postgres::{Connection, PostgresError, Session, copy, databases, pg_restore, tables};
 use crate::steps::load_dump::{self, Routing};
 use crate::steps::prove;
@@ -70,6 +70,7 @@ async fn restore_proven(
     if let Err(failure) = setting.require_going_on("give the restored database its name") {
         return Err(clear_away(&maintenance, &staging, failure).await);
     }
+    properties::apply(options, choice, doors, (&maintenance, &staging), setting).await?;
     let aside = there.then(|| format!("dbagent_replaced_{}", setting.run));
     let renamed = databases::rename(maintenance.client(), &staging, &target, aside.as_deref()).await;
     renamed.map_err(|error| proven(&staging, error))?;
@@ -289,12 +290,12 @@ impl Routing for AsNow {
 }
 
 /// The schema archive (no rows) on disk for pg_restore, which cannot work in parallel from a pipe. Gone when dropped.
-struct SchemaFile {
+pub(super) struct SchemaFile {
     file: tempfile::NamedTempFile,
 }
 
 impl SchemaFile {
-    fn write(directory: &std::path::Path, bytes: &[u8]) -> Result<Self, Failure> {
+    pub(super) fn write(directory: &std::path::Path, bytes: &[u8]) -> Result<Self, Failure> {
         use std::io::Write as _;
         let failed = |error: std::io::Error| {
             let message = format!("keep the schema archive in {}", directory.display());
@@ -307,7 +308,7 @@ impl SchemaFile {
         Ok(Self { file })
     }
 
-    fn path(&self) -> &std::path::Path {
+    pub(super) fn path(&self) -> &std::path::Path {
         self.file.path()
     }
 }

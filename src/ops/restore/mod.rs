@@ -6,6 +6,8 @@
 mod assemble;
 mod coverage;
 mod database;
+mod form;
+mod properties;
 mod source;
 mod table;
 

@@ -13,9 +13,9 @@ use crate::model::table::{QualifiedTable, TableName};
 use crate::ops::Setting;
 use crate::ops::restore::assemble::assemble;
 use crate::ops::restore::source::Choice;
-use crate::ops::restore::{Doors, Restored, leaves};
+use crate::ops::restore::{Doors, Restored, form, leaves};
 use crate::postgres::difference::{Counts, Difference, Referenced, STAGING};
-use crate::postgres::{Session, copy, tables};
+use crate::postgres::{Session, copy, databases, tables};
 use crate::steps::load_dump::{self, Routing};
 use crate::steps::prove::{self, Proof};
 
@@ -106,20 +106,32 @@ impl Work<'_> {
             let message = format!("restore into the table {target}: there is one already");
             return Err(Failure::new(FailureKind::RefusedForSafety, message).hint("Name another with --as."));
         }
-        if !tables::exists(session.client(), &self.table).await? {
-            let message =
-                format!("restore the table {} beside: the table itself is gone, and with it its form", self.table);
-            return Err(Failure::new(FailureKind::NothingMatches, message).hint(
-                "Restore the whole database beside with --database and --to-database, and take the table from there.",
-            ));
+        let gone = !tables::exists(session.client(), &self.table).await?;
+        // Under its own name, it is not seen before it is whole.
+        let landing = match target == self.table {
+            true => {
+                QualifiedTable::new(target.schema.clone(), format!("{}{}", databases::INCOMPLETE, self.setting.run))
+            }
+            false => target.clone(),
+        };
+        match gone {
+            true => form::create(&session, &landing, &self.table, self.choice, self.doors).await?,
+            false => tables::create_like(session.client(), &landing, &self.table).await?,
         }
-        tables::create_like(session.client(), &target, &self.table).await?;
-        let filling = self.fill_beside(&target, session);
+        let filling = async {
+            let proofs = self.fill_beside(&landing, session).await?;
+            if gone {
+                let key = self.records.first().and_then(|record| record.key.as_ref());
+                let key = key.map(|key| key.columns.as_slice()).unwrap_or_default();
+                form::finish(&self.session().await?, &landing, &target, key).await?;
+            }
+            Ok(proofs)
+        };
         let proofs = match self.setting.unless_stopped("restore the table", filling).await {
             Ok(proofs) => proofs,
             Err(failure) => {
                 let session = self.session().await?;
-                tables::drop(session.client(), &target).await?;
+                tables::drop(session.client(), &landing).await?;
                 return Err(failure);
             }
         };
@@ -205,6 +217,11 @@ impl Work<'_> {
         let (columns, _) = self.expected()?;
         let session = self.session().await?;
         let client = session.client();
+        if !tables::exists(client, &self.table).await? {
+            let message = format!("change the table {}: it is gone", self.table);
+            return Err(Failure::new(FailureKind::NothingMatches, message)
+                .hint(format!("Bring it back as it was: leave --mode out and add --as {}.", self.table)));
+        }
         tables::require_columns(client, &self.table, &columns).await?;
         let difference = Difference::begin(client, &self.table, &columns).await?;
         let (session, expected) = self.bring(session, STAGING, Difference::copy_statement(&columns)).await?;
