@@ -99,7 +99,7 @@ impl Shelf {
         }
         let (size, digest) = (object.bytes.len() as u64, object.digest);
         self.objects.insert(key.as_str().to_owned(), object);
-        Ok(Stored { version: None, size, digest: Some(digest) })
+        Ok(Stored { version: None, size, digest: Some(digest), read_back: false })
     }
 }
 

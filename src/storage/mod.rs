@@ -76,6 +76,8 @@ pub struct Stored {
     pub size: u64,
     /// SHA-256 of the whole that the store itself computed or checked, where it says so.
     pub digest: Option<Digest>,
+    /// Whether that is the digest of bytes that were read back from where they now lie.
+    pub read_back: bool,
 }
 
 /// What a backend can do, as configured or as [`Storage::probe`] found; the others do without.

@@ -177,18 +177,20 @@ impl Place {
     async fn commit(&self, sent: Delivered, proof: Complete, record: &ObjectRecord, setting: &Setting) {
         let committed = async {
             let stored = sent?.commit(proof, record.stored_digest, record.stored_size).await?;
-            self.hold(ObjectRecord { version: stored.version, ..record.clone() }, setting).await
+            let record = ObjectRecord { version: stored.version, ..record.clone() };
+            self.hold(record, stored.read_back, setting).await
         };
         if let Err(error) = committed.await {
             self.give_up(error);
         }
     }
 
-    /// Takes a committed object, read back.
-    async fn hold(&self, mut record: ObjectRecord, setting: &Setting) -> Result<(), Failure> {
+    /// Takes a committed object, read back, if it is not yet.
+    async fn hold(&self, mut record: ObjectRecord, is_read: bool, setting: &Setting) -> Result<(), Failure> {
         record.storage_class =
             self.storage_class.clone().filter(|_| self.repository.storage.features().storage_classes);
-        let level = read_back::read_back(&self.repository, std::slice::from_ref(&record), &setting.events).await?;
+        let unread = if is_read { &[] } else { std::slice::from_ref(&record) };
+        let level = read_back::read_back(&self.repository, unread, &setting.events).await?;
         let mut state = self.state();
         state.level = Some(state.level.map_or(level, |weakest| weakest.min(level)));
         state.objects.push(record);

@@ -112,16 +112,21 @@ impl Target {
     }
 
     async fn try_commit(&mut self, name: &ArtifactName, draft: &Draft<'_>) -> Result<(), Failure> {
-        let mut objects = Vec::new();
+        let (mut objects, mut unread) = (Vec::new(), Vec::new());
         for Pending { upload, proof, mut record } in std::mem::take(&mut self.pending) {
             let stored = upload.commit(proof, record.stored_digest, record.stored_size).await?;
             record.version = stored.version;
+            if !stored.read_back {
+                unread.push(record.clone());
+            }
             objects.push(record);
             pass(FailPoint::DumpObjectCommitted)?;
         }
-        objects.push(self.put_checksums(name, &objects).await?);
+        let checksums = self.put_checksums(name, &objects).await?;
+        unread.push(checksums.clone());
+        objects.push(checksums);
         pass(FailPoint::DumpChecksumsPut)?;
-        let level = read_back::read_back(&self.repository, &objects, &draft.setting.events).await?;
+        let level = read_back::read_back(&self.repository, &unread, &draft.setting.events).await?;
         draft.setting.require_going_on("commit the dump")?;
         draft.coordinator.require_alive().await?;
         let now = draft.setting.clock.now();

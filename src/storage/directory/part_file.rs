@@ -1,5 +1,8 @@
 //! A file on its way in: written under a hidden temporary name beside its place, then renamed without replacing.
 //!
+//! What is written is read back from the file right away, and that is what is summed up: the object is verified when it
+//! gets its name, without a second passing over it.
+//!
 //! `.name.<16 hex digits>.part`, opened with O_EXCL and mode 0600. Dropping it removes it. All calls block. A failed
 //! write or fsync ends the file for good: nothing is synced twice.
 
@@ -7,7 +10,7 @@ use std::sync::Arc;
 
 use rustix::fd::OwnedFd;
 use rustix::fs::{AtFlags, Mode, OFlags, RenameFlags, fsync, linkat, openat, renameat_with, unlinkat};
-use rustix::io::{Errno, retry_on_intr, write};
+use rustix::io::{Errno, pread, retry_on_intr, write};
 
 use crate::host::durable::give_to_owner_of;
 use crate::model::digest::{Digest, Hasher};
@@ -18,6 +21,9 @@ use crate::storage::{StorageError, Stored, agree};
 
 const TRIES: u32 = 8;
 
+/// Most bytes read back at once.
+const BLOCK: usize = 256 << 10;
+
 /// A temporary file with the running digest of its bytes.
 pub(super) struct PartFile {
     inner: Arc<Inner>,
@@ -26,7 +32,9 @@ pub(super) struct PartFile {
     name: String,
     file: OwnedFd,
     size: u64,
+    /// Over what was read back.
     hasher: Hasher,
+    block: Vec<u8>,
 }
 
 impl PartFile {
@@ -34,10 +42,10 @@ impl PartFile {
     pub(super) fn create(inner: Arc<Inner>, key: ObjectKey) -> Result<Self, StorageError> {
         let (folder, file, name) = open_part(&inner.root, &key)
             .map_err(|errno| fault::io("make a file for", &inner.root.path(key.as_str()), errno))?;
-        Ok(Self { inner, key, folder, name, file, size: 0, hasher: Hasher::default() })
+        Ok(Self { inner, key, folder, name, file, size: 0, hasher: Hasher::default(), block: Vec::new() })
     }
 
-    /// Appends `bytes`.
+    /// Appends `bytes` and reads them back.
     pub(super) fn write(&mut self, bytes: &[u8]) -> Result<(), StorageError> {
         let mut rest = bytes;
         while !rest.is_empty() {
@@ -50,8 +58,24 @@ impl PartFile {
                 }
             }
         }
-        self.hasher.update(bytes);
-        self.size += bytes.len() as u64;
+        self.read_back(bytes.len())
+    }
+
+    /// Sums up the next `length` bytes of the file.
+    fn read_back(&mut self, length: usize) -> Result<(), StorageError> {
+        let end = self.size + length as u64;
+        self.block.resize(BLOCK.min(length), 0);
+        while self.size < end {
+            let wanted = self.block.len().min(usize::try_from(end - self.size).unwrap_or(BLOCK));
+            match retry_on_intr(|| pread(&self.file, &mut self.block[..wanted], self.size)) {
+                Ok(0) => return Err(self.error(&format!("read back byte {} of", self.size), Errno::IO)),
+                Ok(read) => {
+                    self.hasher.update(&self.block[..read]);
+                    self.size += read as u64;
+                }
+                Err(errno) => return Err(self.error(&format!("read back byte {} of", self.size), errno)),
+            }
+        }
         Ok(())
     }
 
@@ -72,7 +96,7 @@ impl PartFile {
             let what = if withdrawn.is_ok() { "sync the folder of" } else { "sync the folder of, or remove again," };
             self.error(what, errno)
         })?;
-        Ok(Stored { version: None, size, digest: Some(digest) })
+        Ok(Stored { version: None, size, digest: Some(digest), read_back: true })
     }
 
     /// Renames without replacing; links and unlinks where the file system cannot (NFS, some FUSE).
@@ -103,7 +127,7 @@ impl Drop for PartFile {
 /// A fresh temporary file. Tried again when a delete has just removed the empty folder, or the name is planted.
 fn open_part(root: &Root, key: &ObjectKey) -> rustix::io::Result<(OwnedFd, OwnedFd, String)> {
     let (above, name) = split(key.as_str());
-    let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     let mut tries = 0;
     loop {
         let folder = root.make_folder(above)?;

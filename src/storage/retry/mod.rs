@@ -77,7 +77,7 @@ pub(super) async fn put(
 async fn ours(storage: &dyn Storage, key: &ObjectKey, nonce: &str) -> Result<Option<Stored>, StorageError> {
     match storage.head(key).await {
         Ok(meta) if meta.nonce.as_deref() == Some(nonce) => {
-            Ok(Some(Stored { version: meta.version, size: meta.size, digest: meta.digest }))
+            Ok(Some(Stored { version: meta.version, size: meta.size, digest: meta.digest, read_back: false }))
         }
         Ok(_) => Ok(None),
         Err(error) if error.is_missing() => Ok(None),

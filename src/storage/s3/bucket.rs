@@ -172,7 +172,7 @@ impl Bucket {
             return Err(self.withdraw(key, options, "the store has computed another checksum").await);
         }
         let digest = output.checksum_sha256().map(|_| ours);
-        Ok(Stored { version: version(output.version_id), size: body.len() as u64, digest })
+        Ok(Stored { version: version(output.version_id), size: body.len() as u64, digest, read_back: false })
     }
 
     /// Whether TLS protects the bytes on the way: hashing them once more for the signature is then needless, as they

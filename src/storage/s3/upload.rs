@@ -186,7 +186,7 @@ impl S3Upload {
             return Err(error);
         }
         match sum {
-            Some(sum) if sum == multipart.checksum() => Ok(Stored { version, size, digest: None }),
+            Some(sum) if sum == multipart.checksum() => Ok(Stored { version, size, digest: None, read_back: false }),
             Some(_) => {
                 Err(self.bucket.withdraw(&self.key, &self.options, "the store has computed another checksum").await)
             }
@@ -249,7 +249,7 @@ impl S3Upload {
             return Err(StorageError::new(StorageErrorKind::Exists, message));
         }
         if meta.size == size {
-            return Ok(Stored { version: version.or(meta.version), size, digest: meta.digest });
+            return Ok(Stored { version: version.or(meta.version), size, digest: meta.digest, read_back: false });
         }
         let why = format!("the store has {} bytes instead of {size}", meta.size);
         Err(self.bucket.withdraw(&self.key, &self.options, &why).await)

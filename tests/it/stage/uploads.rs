@@ -75,7 +75,7 @@ impl Upload for WatchedUpload {
 
     async fn commit(self: Box<Self>, _proof: Complete, digest: Digest, size: u64) -> Result<Stored, StorageError> {
         self.watch.0.lock().unwrap().committed = Some((digest, size));
-        Ok(Stored { version: None, size, digest: None })
+        Ok(Stored { version: None, size, digest: None, read_back: false })
     }
 
     async fn abort(self: Box<Self>) -> Result<(), StorageError> {
