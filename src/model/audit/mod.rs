@@ -7,6 +7,7 @@ pub mod alert;
 pub mod checkpoint;
 pub mod finding;
 pub mod link;
+pub mod merkle;
 pub mod row;
 pub mod tally;
 pub mod vectors;
