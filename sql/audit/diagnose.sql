@@ -1,6 +1,7 @@
 -- What is wrong between the log and its side table, one line for each class of damage and state of its partition.
--- Parameters: $1 lower and $2 upper bounds (text[]) of the partitions that are there; $3 last seqs (int8[]) and $4
--- hashes (text[]) of sealed stretches: the place after each follows its hash.
+-- Parameters: $1 lower and $2 upper bounds (text[]) of the partitions that are there; $3 last seqs (int8[]), $4
+-- hashes (text[]) and $5 first seqs (int8[]) of sealed stretches: the place after each follows its hash, and places inside,
+-- which may be there still, are passed over.
 -- Result: class (text), covered (bool: a partition for it is there), rows (int8), and of the first: seq (int8), id, recorded_at,
 -- partition, expected, actual (text).
 -- Classes: missing (a place without a row), extra (a row without a place), altered (another hash than the place has),
@@ -10,7 +11,9 @@ WITH places AS (
     SELECT s.seq, s.id, s.recorded_at, s.hash,
            COALESCE(sealed.last_seq, pg_catalog.lag(s.seq, 1, 0::pg_catalog.int8) OVER by_seq) AS seq_before,
            COALESCE(sealed.hash, pg_catalog.lag(s.hash) OVER by_seq) AS before
-    FROM audit.chain_seq s
+    FROM (SELECT c.* FROM audit.chain_seq c WHERE NOT EXISTS (
+        SELECT FROM ROWS FROM (pg_catalog.unnest($5::pg_catalog.int8[]), pg_catalog.unnest($3::pg_catalog.int8[])) AS gone (first_seq, last_seq)
+        WHERE c.seq BETWEEN gone.first_seq AND gone.last_seq)) s
     LEFT JOIN ROWS FROM (pg_catalog.unnest($3::pg_catalog.int8[]), pg_catalog.unnest($4::pg_catalog.text[])) AS sealed (last_seq, hash)
         ON sealed.last_seq = s.seq - 1
     WINDOW by_seq AS (ORDER BY s.seq)

@@ -1,5 +1,6 @@
 //! Opens the doors for the audit chain and its alerts.
 
+use std::path::Path;
 use std::time::Duration;
 
 use chrono::TimeDelta;
@@ -10,6 +11,7 @@ use crate::app::install::SqlInstaller;
 use crate::config::{Job, VerifyMode};
 use crate::host::{FileErrorKind, Spool, durable};
 use crate::model::audit::finding::{ChainFinding, FindingKind, FirstBad};
+use crate::model::audit::proof::Proof;
 use crate::model::digest::Digest;
 use crate::model::failure::{Failure, FailureKind};
 use crate::model::id::AlertId;
@@ -18,11 +20,15 @@ use crate::model::span::Span;
 use crate::model::verb::Verb;
 use crate::ops::audit_backfill::{self, Backfilled};
 use crate::ops::audit_install::{self, Installed};
+use crate::ops::audit_prove::{self, Proven};
 use crate::ops::audit_verify::Scope;
 use crate::ops::{Setting, alert, audit_checkpoint, audit_rebuild, audit_verify, audit_witness};
 use crate::postgres::audit::outbox::Kept;
 use crate::steps::alert::AlertDoors;
 use crate::steps::checkpoint::Terms;
+
+/// Largest proof, in bytes: a row's bytes twice over, and a path.
+const PROOF_LIMIT: u64 = 64 << 20;
 
 /// Longest wait for the locks of the log.
 const LOCK_TIMEOUT: Duration = Duration::from_secs(3);
@@ -55,7 +61,8 @@ impl App {
 
     /// Rebuilds the side tables of a restored log.
     pub async fn audit_rebuild(&self, installer: &SqlInstaller, setting: &Setting) -> Result<u64, Failure> {
-        audit_rebuild::run(installer.connection(), setting).await
+        let (repositories, _) = self.try_repositories(None).await?;
+        audit_rebuild::run(installer.connection(), &repositories, setting).await
     }
 
     /// Verifies the chain of `database` (that of the connection when absent).
@@ -78,6 +85,7 @@ impl App {
     pub(in crate::app) async fn run_audit_verify(&self, job: &Job, setting: &Setting) -> Result<Outcome, Failure> {
         let scope = match job.mode {
             Some(VerifyMode::Incremental) => Scope::Incremental,
+            Some(VerifyMode::Sample) => Scope::Sample,
             Some(VerifyMode::Full) | None => Scope::Full,
         };
         self.audit_verify(scope, job.database.as_deref(), setting).await
@@ -102,6 +110,45 @@ impl App {
         audit_checkpoint::run(&options, &doors, setting).await
     }
 
+    /// Proves one archived row, without the database.
+    pub async fn audit_prove(&self, options: &audit_prove::Options, setting: &Setting) -> Result<Proven, Failure> {
+        let doors = audit_prove::Doors { repositories: self.readable().await?, keys: self.decryption_keys()? };
+        audit_prove::from_archive(options, &doors, setting).await
+    }
+
+    /// Checks the proof of row `id` in `file` (what `audit prove --json` prints), with the row's canonical bytes in
+    /// hexadecimal digits from `row` where that is given.
+    pub async fn audit_check_proof(
+        &self,
+        id: uuid::Uuid,
+        file: &Path,
+        row: Option<&Path>,
+        setting: &Setting,
+    ) -> Result<Proven, Failure> {
+        let read = |path: &Path| {
+            let bytes = durable::read_bounded(path, PROOF_LIMIT);
+            bytes.map_err(|error| Failure::new(FailureKind::Usage, format!("read {}", path.display())).because(error))
+        };
+        let no_proof =
+            |error| Failure::new(FailureKind::Usage, format!("read {} as a proof", file.display())).because(error);
+        let printed: serde_json::Value = serde_json::from_slice(&read(file)?).map_err(no_proof)?;
+        let mut proof: Proof = serde_json::from_value(printed["proof"].clone()).map_err(no_proof)?;
+        proof.id = id.to_string();
+        if let Some(row) = row {
+            proof.row = String::from_utf8_lossy(&read(row)?).trim().to_owned();
+        }
+        audit_prove::check(proof, &self.readable().await?, setting).await
+    }
+
+    /// The repositories that can be opened; an error when none can.
+    async fn readable(&self) -> Result<Vec<crate::catalog::Repository>, Failure> {
+        let (repositories, unopened) = self.try_repositories(None).await?;
+        match (repositories.is_empty(), unopened.into_iter().next()) {
+            (true, Some((_, failure))) => Err(failure),
+            _ => Ok(repositories),
+        }
+    }
+
     /// Looks at the checkpoints of every repository, without the database.
     pub async fn audit_witness(&self, silence: Span, setting: &Setting) -> Result<Outcome, Failure> {
         let (repositories, unopened) = self.try_repositories(None).await?;
@@ -115,7 +162,7 @@ impl App {
         audit_witness::run(&repositories, &audit_witness::Options { silence, memory }, setting).await
     }
 
-    fn checkpoint_terms(&self, job: Option<&Job>) -> Result<Terms, Failure> {
+    pub(in crate::app) fn checkpoint_terms(&self, job: Option<&Job>) -> Result<Terms, Failure> {
         let config = &self.loaded.config;
         let shown = serde_json::to_vec(config)
             .map_err(|error| Failure::new(FailureKind::Failed, "digest the configuration").because(error))?;

@@ -10,6 +10,7 @@ use crate::model::table::TableName;
 use crate::model::verb::Verb;
 use crate::ops::partition::{self, TableRule};
 use crate::steps::artifact;
+use crate::steps::seal::Sealing;
 
 /// Longest wait for a lock unless the rule says otherwise: whoever comes after us waits behind us.
 const LOCK_TIMEOUT: Duration = Duration::from_secs(2);
@@ -49,7 +50,19 @@ impl App {
             connection: self.connection(Verb::Partition, database)?,
             reader: reader.clone(),
             archive: self.archive_doors(job, reader).await,
+            sealing: self.sealing(database)?,
         })
+    }
+
+    /// What the audit log's partitions are sealed with, where a rule asks for seals.
+    fn sealing(&self, database: Option<&str>) -> Result<Option<Sealing>, Failure> {
+        if !self.plan()?.partition.values().any(|rule| rule.seal) {
+            return Ok(None);
+        }
+        // Seals are needed for as long as the chain is: locked like what lies beside them.
+        let checkpoints = self.plan()?.job.values().find(|job| job.verb == Verb::AuditCheckpoint);
+        let connection = self.connection(Verb::AuditVerify, database)?;
+        Ok(Some(Sealing { connection, terms: self.checkpoint_terms(checkpoints)? }))
     }
 
     async fn archive_doors(

@@ -4,22 +4,18 @@
 //! `checkpoints/<chain>/<day>/<time>.json` with a detached signature beside it, so that stock tools can check one. The
 //! signature goes first: a checkpoint that is there is signed. One that cannot be believed is a fault, never left out silently.
 
+use bytes::Bytes;
 use chrono::{DateTime, TimeDelta, Utc};
-use futures_util::stream::{self, StreamExt as _, TryStreamExt as _};
 
 use crate::catalog::error::{CatalogError, CatalogErrorKind};
 use crate::catalog::log::list_all;
 use crate::catalog::names;
 use crate::catalog::repository::Repository;
-use crate::model::audit::checkpoint::{Checkpoint, FORMAT};
+use crate::model::audit::checkpoint::{Checkpoint, FORMAT, Mark};
 use crate::model::digest::Digest;
-use crate::model::failure::with_causes;
 use crate::model::id::AlertId;
 use crate::model::key::ObjectKey;
 use crate::storage::PutOptions;
-
-/// Checkpoints fetched at once.
-const FETCHES_AT_ONCE: usize = 16;
 
 /// Days looked through for the newest before everything is listed.
 const RECENT_DAYS: i64 = 3;
@@ -35,13 +31,11 @@ pub struct StoredCheckpoint {
     pub digest: Digest,
 }
 
-/// The checkpoints of a chain in one repository.
-#[derive(Clone, Debug, Default)]
-pub struct Checkpoints {
-    /// Oldest first.
-    pub stored: Vec<StoredCheckpoint>,
-    /// What cannot be believed, and why; where one is missing between two others.
-    pub faults: Vec<String>,
+impl StoredCheckpoint {
+    /// What is remembered of it.
+    pub fn mark(&self) -> Mark {
+        self.checkpoint.mark(self.digest)
+    }
 }
 
 impl Repository {
@@ -55,15 +49,39 @@ impl Repository {
     ) -> Result<ObjectKey, CatalogError> {
         let malformed = |error| CatalogError::new(CatalogErrorKind::Malformed, "write a checkpoint").because(error);
         let bytes = checkpoint.canonical().map_err(malformed)?;
-        let signature = self.signer()?.sign(&bytes, now)?;
         let key = names::checkpoint(&checkpoint.chain, checkpoint.taken)?;
+        self.put_signed(&key, bytes, locked_until, now).await?;
+        Ok(key)
+    }
+
+    /// Writes a document and its signature, the signature first.
+    pub(in crate::catalog) async fn put_signed(
+        &self,
+        key: &ObjectKey,
+        bytes: Vec<u8>,
+        locked_until: Option<DateTime<Utc>>,
+        now: DateTime<Utc>,
+    ) -> Result<(), CatalogError> {
+        let signature = self.signer()?.sign(&bytes, now)?;
         let options = PutOptions {
             locked_until: locked_until.filter(|_| self.storage.features().object_lock),
             ..PutOptions::default()
         };
         self.storage.put(&key.with_suffix(".sig")?, signature.into(), &options).await?;
-        self.storage.put(&key, bytes.into(), &options).await?;
-        Ok(key)
+        self.storage.put(key, bytes.into(), &options).await?;
+        Ok(())
+    }
+
+    /// A document whose signature is right.
+    pub(in crate::catalog) async fn read_signed(
+        &self,
+        key: &ObjectKey,
+        now: DateTime<Utc>,
+    ) -> Result<Bytes, CatalogError> {
+        let bytes = self.read(key).await?;
+        let signature = self.read(&key.with_suffix(".sig")?).await?;
+        self.verifier.verify(&bytes, &signature, now)?;
+        Ok(bytes)
     }
 
     /// The newest checkpoint of `chain`. Errors when it cannot be believed.
@@ -74,46 +92,14 @@ impl Repository {
     ) -> Result<Option<StoredCheckpoint>, CatalogError> {
         for back in -1..RECENT_DAYS {
             let day = names::checkpoints(chain, Some(now - TimeDelta::days(back)));
-            if let Some(key) = self.checkpoint_keys(&day).await?.pop() {
+            if let Some(key) = self.checkpoint_keys(chain, &day).await?.pop() {
                 return self.fetch_checkpoint(key, now).await.map(Some);
             }
         }
-        match self.checkpoint_keys(&names::checkpoints(chain, None)).await?.pop() {
+        match self.checkpoint_keys(chain, &names::checkpoints(chain, None)).await?.pop() {
             Some(key) => self.fetch_checkpoint(key, now).await.map(Some),
             None => Ok(None),
         }
-    }
-
-    /// Every checkpoint of `chain`. One that cannot be believed becomes a fault; a store that cannot be read is an error.
-    pub async fn checkpoints(&self, chain: &str, now: DateTime<Utc>) -> Result<Checkpoints, CatalogError> {
-        let keys = self.checkpoint_keys(&names::checkpoints(chain, None)).await?;
-        let fetched: Vec<Result<StoredCheckpoint, String>> = stream::iter(keys)
-            .map(|key| async move {
-                match self.fetch_checkpoint(key.clone(), now).await {
-                    Err(error) if matches!(error.kind, CatalogErrorKind::Storage(_)) && !error.is_missing() => {
-                        Err(error)
-                    }
-                    Err(error) => Ok(Err(format!("{key}: {}", with_causes(&error)))),
-                    Ok(stored) => Ok(Ok(stored)),
-                }
-            })
-            .buffered(FETCHES_AT_ONCE)
-            .try_collect()
-            .await?;
-        let mut read = Checkpoints::default();
-        for each in fetched {
-            match each {
-                Err(fault) => read.faults.push(fault),
-                Ok(stored) => {
-                    let before = read.stored.last().map(|before| before.digest);
-                    if stored.checkpoint.previous != before {
-                        read.faults.push(format!("{}: it does not follow the checkpoint before it", stored.key));
-                    }
-                    read.stored.push(stored);
-                }
-            }
-        }
-        Ok(read)
     }
 
     /// Signs a checkpoint once more, with this host's key: `….json.<16 digits of the key>.sig`. Done once for each.
@@ -133,16 +119,23 @@ impl Repository {
         Ok(self.write(&names::alert(id, now)?, bytes).await?)
     }
 
-    async fn checkpoint_keys(&self, prefix: &str) -> Result<Vec<ObjectKey>, CatalogError> {
+    /// Keys of checkpoints below `prefix`, oldest first.
+    pub(in crate::catalog) async fn checkpoint_keys(
+        &self,
+        chain: &str,
+        prefix: &str,
+    ) -> Result<Vec<ObjectKey>, CatalogError> {
         let mut keys = list_all(self.storage.as_ref(), prefix).await?;
-        keys.retain(|key| key.as_str().ends_with(".json"));
+        keys.retain(|key| names::checkpoint_instant(chain, key).is_some());
         Ok(keys)
     }
 
-    async fn fetch_checkpoint(&self, key: ObjectKey, now: DateTime<Utc>) -> Result<StoredCheckpoint, CatalogError> {
-        let bytes = self.read(&key).await?;
-        let signature = self.read(&key.with_suffix(".sig")?).await?;
-        self.verifier.verify(&bytes, &signature, now)?;
+    pub(in crate::catalog) async fn fetch_checkpoint(
+        &self,
+        key: ObjectKey,
+        now: DateTime<Utc>,
+    ) -> Result<StoredCheckpoint, CatalogError> {
+        let bytes = self.read_signed(&key, now).await?;
         let malformed = |why: &str| {
             CatalogError::new(CatalogErrorKind::Malformed, format!("read {key} in {}: {why}", self.storage.place()))
         };

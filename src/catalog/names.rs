@@ -2,7 +2,7 @@
 //!
 //! `repository.json` at the root, artifacts as `<folder>/<stem>…` with their manifest beside them, the catalog's log
 //! under `catalog/`, leases of running restores under `leases/`, round trips of `check` under `probe/`, WAL under `wal/`
-//! (see [`wal`]), signed checkpoints of the audit chain under `checkpoints/`, alerts under `alerts/`. A key that does not
+//! (see [`wal`]), signed checkpoints of the audit chain under `checkpoints/`, its seals under `seals/`, alerts under `alerts/`. A key that does not
 //! parse is somebody else's: it is reported and never deleted.
 
 pub mod wal;
@@ -29,6 +29,7 @@ const LOG_FOLDER: &str = OWN_FOLDERS[0];
 const LEASE_FOLDER: &str = OWN_FOLDERS[1];
 const CHECKPOINT_FOLDER: &str = OWN_FOLDERS[4];
 const ALERT_FOLDER: &str = OWN_FOLDERS[5];
+const SEAL_FOLDER: &str = OWN_FOLDERS[6];
 
 /// The key of the object that says whose repository it is.
 pub fn identity() -> Result<ObjectKey, InvalidKey> {
@@ -73,12 +74,52 @@ pub fn checkpoint(chain: &str, taken: DateTime<Utc>) -> Result<ObjectKey, Invali
     format!("{}{}.json", checkpoints(chain, Some(taken)), taken.format("%H%M%S%3f")).parse()
 }
 
+/// When the checkpoint `key` of `chain` was taken; nothing for a key of something else.
+pub fn checkpoint_instant(chain: &str, key: &ObjectKey) -> Option<DateTime<Utc>> {
+    let rest = key.as_str().strip_prefix(&checkpoints(chain, None))?.strip_suffix(".json")?;
+    let (day, time) = rest.split_once('/')?;
+    // Milliseconds without a point before them are not read by chrono.
+    let (seconds, millis) = time.split_at_checked(6).filter(|(_, millis)| millis.len() == 3)?;
+    let instant = chrono::NaiveDateTime::parse_from_str(&format!("{day} {seconds}.{millis}"), "%Y-%m-%d %H%M%S%.3f");
+    instant.ok().map(|instant| instant.and_utc())
+}
+
+/// The same of the checkpoint itself or of any signature beside it.
+pub fn checkpoint_or_signature_instant(chain: &str, key: &ObjectKey) -> Option<DateTime<Utc>> {
+    let (checkpoint, signature) = key.as_str().split_at(key.as_str().find(".json")? + ".json".len());
+    let is_signature = signature.starts_with('.') && signature.ends_with(".sig");
+    (signature.is_empty() || is_signature).then(|| checkpoint_instant(chain, &checkpoint.parse().ok()?))?
+}
+
+/// The key of the statement, made at `stated`, that old checkpoints of `chain` were deleted.
+pub fn expired_checkpoint(chain: &str, stated: DateTime<Utc>) -> Result<ObjectKey, InvalidKey> {
+    format!("{}{}.json", expired_checkpoints(chain), stated.format("%Y%m%dT%H%M%S%3f")).parse()
+}
+
+/// What every such statement begins with.
+pub fn expired_checkpoints(chain: &str) -> String {
+    format!("{CHECKPOINT_FOLDER}/{chain}/expired/")
+}
+
 /// What every checkpoint of `chain` begins with; those of one day where a day is given.
 pub fn checkpoints(chain: &str, day: Option<DateTime<Utc>>) -> String {
     match day {
         Some(day) => format!("{CHECKPOINT_FOLDER}/{chain}/{}/", day.format("%Y-%m-%d")),
         None => format!("{CHECKPOINT_FOLDER}/{chain}/"),
     }
+}
+
+/// The key of seal number `number` of `chain`, of the partition called `partition`, signed at `sealed`; its signature's has
+/// `.sig` appended. The instant keeps what a dead run has left apart from what the next one writes.
+pub fn seal(chain: &str, number: u32, partition: &str, sealed: DateTime<Utc>) -> Result<ObjectKey, InvalidKey> {
+    let plain = |c: char| if c.is_ascii_alphanumeric() || matches!(c, '_' | '-') { c } else { '_' };
+    let partition: String = partition.chars().map(plain).take(100).collect();
+    format!("{}{number:05}_{partition}_{}.json", seals(chain), sealed.format("%Y%m%dT%H%M%S%3f")).parse()
+}
+
+/// What every seal of `chain` begins with.
+pub fn seals(chain: &str) -> String {
+    format!("{SEAL_FOLDER}/{chain}/")
 }
 
 /// The key of the alert `id` raised at `now`.
@@ -287,6 +328,22 @@ mod tests {
         ] {
             assert_ne!(ArtifactName::of_object(&other.parse().unwrap()), Some(base.clone()), "{other}");
         }
+    }
+
+    #[test]
+    fn a_checkpoint_is_known_by_its_instant_and_nothing_else_by_one() {
+        let taken = "2026-03-01T02:03:04.005Z".parse().unwrap();
+        let key = checkpoint("audit_logs", taken).unwrap();
+        assert_eq!(checkpoint_instant("audit_logs", &key), Some(taken));
+        assert_eq!(checkpoint_instant("other", &key), None);
+        for suffix in [".sig", ".0123456789abcdef.sig"] {
+            let signature = key.with_suffix(suffix).unwrap();
+            assert_eq!(checkpoint_instant("audit_logs", &signature), None);
+            assert_eq!(checkpoint_or_signature_instant("audit_logs", &signature), Some(taken));
+        }
+        let expired = expired_checkpoint("audit_logs", taken).unwrap();
+        assert_eq!(checkpoint_or_signature_instant("audit_logs", &expired), None);
+        assert_eq!(checkpoint_or_signature_instant("audit_logs", &key.with_suffix(".exe").unwrap()), None);
     }
 
     #[test]

@@ -425,6 +425,10 @@ pub enum Audit {
     Verify(AuditVerify),
     /// Sign the head of the chain into every repository
     Checkpoint(AuditCheckpoint),
+    /// Archive and seal months of the log, so that they may be dropped later without cutting the chain
+    Seal(AuditSeal),
+    /// Prove that one row lay in a sealed month, from its archive, or check a proof that was made before
+    Prove(AuditProve),
     /// Watch the checkpoints from another host, without the database: signed, linked, never shorter, never silent
     Witness {
         /// Longest time without a checkpoint
@@ -453,6 +457,31 @@ pub struct AuditVerify {
     /// The database [default: that of the connection]
     #[arg(long, value_name = "NAME")]
     pub database: Option<String>,
+}
+
+#[derive(Debug, Args)]
+pub struct AuditSeal {
+    /// Partitions, by name [default: those past their retention]
+    #[arg(value_name = "PARTITION")]
+    pub partitions: Vec<String>,
+    #[command(flatten)]
+    pub consent: Consent,
+}
+
+#[derive(Debug, Args)]
+pub struct AuditProve {
+    /// The row's id
+    #[arg(value_name = "ID")]
+    pub id: uuid::Uuid,
+    /// The partition it lay in, which saves reading other archives
+    #[arg(long, value_name = "NAME", conflicts_with = "from")]
+    pub partition: Option<String>,
+    /// Check this proof (what `audit prove ID --json` has printed); needs no archive and no key
+    #[arg(long, value_name = "FILE")]
+    pub from: Option<PathBuf>,
+    /// The row's canonical bytes in hexadecimal digits, instead of those in the proof
+    #[arg(long, value_name = "FILE", requires = "from")]
+    pub row: Option<PathBuf>,
 }
 
 #[derive(Debug, Args)]

@@ -3,7 +3,9 @@
 use serde_json::json;
 
 use crate::app::App;
-use crate::cli::arguments::{Audit, AuditBackfill, AuditCheckpoint, AuditInstall, AuditVerify, Consent};
+use crate::cli::arguments::{
+    Audit, AuditBackfill, AuditCheckpoint, AuditInstall, AuditProve, AuditSeal, AuditVerify, Consent,
+};
 use crate::cli::job::{code_of, outcome_text};
 use crate::cli::output::{Output, Tone};
 use crate::cli::{Code, progress, prompt, signals};
@@ -12,7 +14,9 @@ use crate::model::failure::{Failure, FailureKind};
 use crate::model::outcome::Outcome;
 use crate::model::span::Span;
 use crate::ops::audit_backfill::Backfilled;
+use crate::ops::audit_prove::Options;
 use crate::ops::audit_verify::Scope;
+use crate::ops::partition;
 
 pub async fn run(app: &App, command: &Audit, output: &Output) -> Result<Code, Failure> {
     match command {
@@ -21,6 +25,8 @@ pub async fn run(app: &App, command: &Audit, output: &Output) -> Result<Code, Fa
         Audit::Rebuild(arguments) => rebuild(app, arguments, output).await,
         Audit::Verify(arguments) => verify(app, arguments, output).await,
         Audit::Checkpoint(arguments) => checkpoint(app, arguments, output).await,
+        Audit::Seal(arguments) => seal(app, arguments, output).await,
+        Audit::Prove(arguments) => prove(app, arguments, output).await,
         Audit::Witness { silence } => {
             let silence = silence.parse::<Span>().map_err(|error| {
                 Failure::new(FailureKind::Usage, format!("read {silence:?} as a span of time")).because(error)
@@ -97,6 +103,62 @@ async fn checkpoint(app: &App, arguments: &AuditCheckpoint, output: &Output) -> 
     }
     let outcome = app.audit_checkpoint(None, arguments.restored.clone(), &setting).await?;
     told(&outcome, output)
+}
+
+/// The proof is what `--json` prints: it can be kept, handed on and checked with `--from`.
+async fn prove(app: &App, arguments: &AuditProve, output: &Output) -> Result<Code, Failure> {
+    let setting = app.setting(progress::on_screen(output), signals::stop());
+    let AuditProve { id, partition, from, row } = arguments;
+    let proven = match from {
+        Some(file) => app.audit_check_proof(*id, file, row.as_deref(), &setting).await?,
+        None => app.audit_prove(&Options { id: *id, partition: partition.clone() }, &setting).await?,
+    };
+    let (proof, seal) = (&proven.proof, &proven.seal);
+    let sealed = json!({"key": seal.key, "digest": seal.digest, "number": seal.seal.number, "root": seal.seal.root,
+                        "rows": seal.seal.rows, "sealed": seal.seal.sealed});
+    output.result(&json!({"proof": proof, "seal": sealed}), || {
+        let when = seal.seal.sealed.format("%Y-%m-%dT%H:%M:%SZ");
+        format!(
+            "row {id} lay in {} at place {} of the chain, hash {}.\nIts {} digests lead to the root {} of {}, signed {when}.",
+            proof.partition,
+            proof.seq,
+            proof.hash,
+            proof.path.len(),
+            seal.seal.root,
+            seal.key,
+        )
+    });
+    Ok(0)
+}
+
+/// Seals months by hand; the job `partitions` seals what it is about to drop.
+async fn seal(app: &App, arguments: &AuditSeal, output: &Output) -> Result<Code, Failure> {
+    let setting = app.setting(progress::on_screen(output), signals::stop());
+    let (name, job) = app.partition_job()?;
+    let (options, doors) = (app.partition_options(name, job, false)?, app.partition_doors(job).await?);
+    let due = partition::due(&arguments.partitions, &options, &doors, &setting).await?;
+    if arguments.consent.plan {
+        let one = |due: &partition::Due| {
+            json!({"partition": due.partition.table.to_string(), "rows": due.partition.rows, "bytes": due.partition.bytes,
+                   "past_retention": due.is_past_retention})
+        };
+        let result = json!({"seal": due.iter().map(one).collect::<Vec<_>>()});
+        output.result(&result, || match due.as_slice() {
+            [] => "nothing is past its retention; name a month to seal it now".to_owned(),
+            due => due.iter().map(planned).collect::<Vec<_>>().join("\n"),
+        });
+        return Ok(0);
+    }
+    if !due.is_empty() {
+        let what = format!("archive and seal {} partitions", due.len());
+        prompt::require_consent(&arguments.consent, &what, doors.connection.database())?;
+    }
+    told(&Box::pin(partition::seal(&due, &options, &doors, &setting)).await?, output)
+}
+
+fn planned(due: &partition::Due) -> String {
+    let when = if due.is_past_retention { "past its retention" } else { "before its time" };
+    format!("archive and seal {} (about {} rows), {when}", due.partition.table, due.partition.rows)
 }
 
 fn told(outcome: &Outcome, output: &Output) -> Result<Code, Failure> {

@@ -146,13 +146,14 @@ fn plan_text(surveyed: &[Surveyed], output: &Output) -> String {
         rows.extend(table.plan.retire.iter().map(|retire| {
             let rule = &table.rule.rule;
             let what = match (rule.archive, rule.keep_detached) {
+                (true, false) if rule.seal => "archive, seal, drop",
+                (true, true) if rule.seal => "archive, seal, detach",
                 (true, false) => "archive, drop",
                 (false, false) => "drop",
                 (true, true) => "archive, detach",
                 (false, true) => "detach",
             };
-            let seal = if rule.seal { "; needs a seal" } else { "" };
-            let why = format!("{retire}{seal}");
+            let why = retire.to_string();
             vec![output.paint(Tone::Bad, what), retire.partition.table.to_string(), size(&retire.partition), why]
         }));
     }

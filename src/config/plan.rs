@@ -136,6 +136,8 @@ pub enum VerifyMode {
     Full,
     /// What is new since the last time.
     Incremental,
+    /// One partition that is over, chosen at random.
+    Sample,
 }
 
 /// What a report covers.

@@ -81,6 +81,12 @@ pub enum FailPoint {
     PartitionMade,
     /// A partition past its retention is archived; nothing is recorded.
     PartitionArchived,
+    /// A seal is signed into one more repository.
+    SealSigned,
+    /// A seal is in every repository and recorded in the database; the partition is there.
+    SealRecorded,
+    /// Some places of a sealed partition that is gone are out of the side table.
+    SealPruned,
     /// The archive is recorded in the database.
     PartitionRecorded,
     /// The partition is detached; it is still there.
@@ -105,7 +111,7 @@ pub enum FailPoint {
 
 impl FailPoint {
     /// Every point, in the order of a run.
-    pub const ALL: [Self; 45] = [
+    pub const ALL: [Self; 48] = [
         Self::DumpSnapshot,
         Self::DumpSpawned,
         Self::DumpFirstByte,
@@ -141,6 +147,9 @@ impl FailPoint {
         Self::WalFetched,
         Self::PartitionMade,
         Self::PartitionArchived,
+        Self::SealSigned,
+        Self::SealRecorded,
+        Self::SealPruned,
         Self::PartitionRecorded,
         Self::PartitionDetached,
         Self::PartitionDropped,
@@ -191,6 +200,9 @@ impl FailPoint {
             Self::WalFetched => "wal.fetched",
             Self::PartitionMade => "partition.made",
             Self::PartitionArchived => "partition.archived",
+            Self::SealSigned => "seal.signed",
+            Self::SealRecorded => "seal.recorded",
+            Self::SealPruned => "seal.pruned",
             Self::PartitionRecorded => "partition.recorded",
             Self::PartitionDetached => "partition.detached",
             Self::PartitionDropped => "partition.dropped",

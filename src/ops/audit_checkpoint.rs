@@ -6,11 +6,12 @@
 
 use std::time::Duration;
 
-use crate::catalog::{Repository, StoredCheckpoint};
+use crate::catalog::{Reading, Repository, StoredCheckpoint};
 use crate::model::audit::CHAIN;
 use crate::model::audit::alert::Subject;
-use crate::model::audit::checkpoint::{Checkpoint, Occasion, Present, contradictions, last_agreed};
+use crate::model::audit::checkpoint::{Occasion, Present, contradictions, last_agreed};
 use crate::model::audit::finding::{ChainFinding, FindingKind};
+use crate::model::audit::seal::SealedRanges;
 use crate::model::digest::Digest;
 use crate::model::failure::{Failure, FailureKind};
 use crate::model::outcome::{Finding, Outcome, RepositoryOutcome, Severity, Verdict};
@@ -91,6 +92,7 @@ async fn attempt(options: &Options, doors: &Doors, setting: &Setting) -> Result<
         let message = format!("{}: {}", drift.object, drift.what);
         done.findings.push(ChainFinding::new(FindingKind::SchemaChanged, message));
     }
+    snapshot.lock_signing().await?;
     for repository in &doors.repositories {
         let signed = one(repository, &statement, &snapshot, options, &mut done, setting).await;
         done.repositories.push(repository_outcome(&repository.name, signed.err().as_ref()));
@@ -117,7 +119,7 @@ async fn one(
     setting.events.step(format!("signing a checkpoint into {}", repository.storage.place()));
     let before = repository.newest_checkpoint(CHAIN, setting.clock.now()).await?;
     if let Some(before) = before.as_ref().filter(|_| options.restored.is_none()) {
-        let against = against(before, statement, snapshot, done.size).await?;
+        let against = against(repository, before, statement, snapshot, setting).await?;
         let contradicted = against.iter().any(|finding| finding.kind != FindingKind::SchemaChanged);
         done.findings.extend(against);
         if contradicted {
@@ -143,25 +145,33 @@ async fn one(
 
 /// The last place of the chain that is as the repository's checkpoints have signed it.
 async fn kept(repository: &Repository, snapshot: &ChainSnapshot, setting: &Setting) -> Result<i64, Failure> {
-    let read = repository.checkpoints(CHAIN, setting.clock.now()).await?;
-    let signed: Vec<Checkpoint> = read.stored.into_iter().map(|stored| stored.checkpoint).collect();
-    let places: Vec<i64> = signed.iter().map(|checkpoint| checkpoint.size).collect();
+    let now = setting.clock.now();
+    let signed = repository.checkpoint_history(CHAIN, Reading::Thorough, now).await?.marks;
+    let places: Vec<i64> = signed.iter().map(|mark| mark.size).collect();
     let hashes = snapshot.hashes_at(&places).await?;
-    Ok(last_agreed(&signed, |seq| hashes.get(&seq).copied()))
+    let seals = repository.seals(CHAIN, now).await?.stored;
+    let sealed = SealedRanges::of(seals.iter().map(|stored| &stored.seal));
+    Ok(last_agreed(&signed, |seq| hashes.get(&seq).copied().or_else(|| sealed.tail_at(seq))))
 }
 
 async fn against(
+    repository: &Repository,
     before: &StoredCheckpoint,
     statement: &Statement<'_>,
     snapshot: &ChainSnapshot,
-    size: i64,
+    setting: &Setting,
 ) -> Result<Vec<ChainFinding>, Failure> {
     let signed = &before.checkpoint;
+    let size = snapshot.head.map_or(0, |head| head.seq);
     let hashes = snapshot.hashes_at(&[signed.size]).await?;
-    let present = Present { size, first: 1, origin: statement.origin() };
+    // Seals are looked for only when they could explain something: this runs every five minutes.
+    let wanted = hashes.is_empty() && signed.size > 0 || statement.gone_since(signed).next().is_some();
+    let seals = if wanted { repository.seals(CHAIN, setting.clock.now()).await?.stored } else { Vec::new() };
+    let sealed = SealedRanges::of(seals.iter().map(|stored| &stored.seal));
+    let present = Present { size, sealed: &sealed, origin: statement.origin() };
     let hash_at = |seq: i64| hashes.get(&seq).copied();
-    let mut findings = contradictions(std::slice::from_ref(signed), &present, hash_at);
-    findings.extend(statement.lost_partitions(signed));
+    let mut findings = contradictions(&[before.mark()], &signed.origin, &present, hash_at);
+    findings.extend(statement.lost_partitions(signed, &seals));
     findings.extend(statement.schema_change(signed));
     Ok(findings)
 }

@@ -9,7 +9,7 @@ use std::path::PathBuf;
 use chrono::{DateTime, TimeDelta, Utc};
 use serde::{Deserialize, Serialize};
 
-use crate::catalog::{Checkpoints, Repository, StoredCheckpoint};
+use crate::catalog::{CheckpointHistory, Reading, Repository};
 use crate::host::durable::{self, FileError, FileErrorKind};
 use crate::model::audit::CHAIN;
 use crate::model::audit::checkpoint::{Checkpoint, shrinkage};
@@ -67,7 +67,7 @@ async fn witness(
     setting: &Setting,
 ) -> Result<Option<Checkpoint>, Failure> {
     let now = setting.clock.now();
-    let read = repository.checkpoints(CHAIN, now).await?;
+    let read = repository.checkpoint_history(CHAIN, Reading::Thorough, now).await?;
     let memory = options.memory.join(format!("witness-{}.json", repository.name));
     let troubles = troubles(&read, recall(&memory)?.as_ref(), options.silence, now);
     let good = troubles.is_empty();
@@ -76,7 +76,7 @@ async fn witness(
         Finding::new(Severity::Critical, "CHECKPOINT_MISSING", message)
             .remedy("follow deploy/runbooks/tampering-detected.md")
     }));
-    let Some(last) = read.stored.last() else { return Ok(None) };
+    let Some(last) = &read.newest else { return Ok(None) };
     if good {
         repository.cosign_checkpoint(last, now).await?;
         let seen = Seen { digest: last.digest, size: last.checkpoint.size, taken: last.checkpoint.taken };
@@ -88,19 +88,18 @@ async fn witness(
 }
 
 /// What is wrong with the checkpoints of a repository, in words.
-fn troubles(read: &Checkpoints, seen: Option<&Seen>, silence: TimeDelta, now: DateTime<Utc>) -> Vec<String> {
+fn troubles(read: &CheckpointHistory, seen: Option<&Seen>, silence: TimeDelta, now: DateTime<Utc>) -> Vec<String> {
     let mut troubles: Vec<String> = read.faults.first().cloned().into_iter().collect();
-    let signed: Vec<Checkpoint> = read.stored.iter().map(|stored| stored.checkpoint.clone()).collect();
-    troubles.extend(shrinkage(&signed));
-    match read.stored.last() {
+    troubles.extend(shrinkage(&read.marks));
+    match read.marks.last() {
         None => troubles.push("there is no checkpoint".to_owned()),
-        Some(last) if now - last.checkpoint.taken > silence => {
-            let since = last.checkpoint.taken.format("%Y-%m-%dT%H:%M:%SZ");
+        Some(last) if now - last.taken > silence => {
+            let since = last.taken.format("%Y-%m-%dT%H:%M:%SZ");
             troubles.push(format!("there was no checkpoint since {since}: the agent is silent"));
         }
         Some(_) => {}
     }
-    let is_there = |seen: &&Seen| read.stored.iter().any(|stored: &StoredCheckpoint| stored.digest == seen.digest);
+    let is_there = |seen: &&Seen| read.marks.iter().any(|mark| mark.digest == seen.digest);
     if let Some(gone) = seen.filter(|seen| !is_there(seen)) {
         let taken = gone.taken.format("%Y-%m-%dT%H:%M:%SZ");
         troubles.push(format!("the checkpoint of {taken} with {} rows was seen here and is gone", gone.size));

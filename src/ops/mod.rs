@@ -7,6 +7,7 @@ pub mod alert;
 pub mod audit_backfill;
 pub mod audit_checkpoint;
 pub mod audit_install;
+pub mod audit_prove;
 pub mod audit_rebuild;
 pub mod audit_verify;
 pub mod audit_witness;

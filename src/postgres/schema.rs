@@ -81,6 +81,7 @@ pub const MIGRATIONS: &[Migration] = &[
     },
     Migration { number: 56, name: "056_audit_backfill", text: include_str!("../../sql/schema/056_audit_backfill.sql") },
     Migration { number: 60, name: "060_audit_alerts", text: include_str!("../../sql/schema/060_audit_alerts.sql") },
+    Migration { number: 61, name: "061_audit_seals", text: include_str!("../../sql/schema/061_audit_seals.sql") },
 ];
 
 /// The numbers that partitions need.

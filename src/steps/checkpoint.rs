@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use chrono::{DateTime, Utc};
 
-use crate::catalog::{Repository, StoredCheckpoint};
+use crate::catalog::{Repository, StoredCheckpoint, StoredSeal};
 use crate::model::audit::CHAIN;
 use crate::model::audit::checkpoint::{Checkpoint, FORMAT, Occasion, Origin};
 use crate::model::audit::finding::{ChainFinding, FindingKind};
@@ -48,6 +48,11 @@ impl<'a> Statement<'a> {
         &self.origin
     }
 
+    /// Digest over the chain's protection.
+    pub fn schema(&self) -> Digest {
+        self.schema
+    }
+
     /// What changed in the protection since `before` was signed: the digest alone tells that, not what.
     pub fn schema_change(&self, before: &Checkpoint) -> Option<ChainFinding> {
         let signed = before.taken.format("%Y-%m-%dT%H:%M:%SZ");
@@ -59,10 +64,10 @@ impl<'a> Statement<'a> {
         (before.schema != self.schema).then_some(differs)
     }
 
-    /// Partitions with rows that `before` has signed and that are gone.
-    pub fn lost_partitions(&self, before: &Checkpoint) -> Option<ChainFinding> {
-        let here = |name: &String| self.snapshot.partitions.iter().any(|partition| partition.table.name == *name);
-        let lost: Vec<_> = before.partitions.iter().filter(|(name, rows)| **rows > 0 && !here(name)).collect();
+    /// Partitions with rows that `before` has signed and that are gone, unless `seals` say that they may be.
+    pub fn lost_partitions(&self, before: &Checkpoint, seals: &[StoredSeal]) -> Option<ChainFinding> {
+        let sealed = |name: &String| seals.iter().any(|stored| stored.seal.partition.name == *name);
+        let lost: Vec<_> = self.gone_since(before).filter(|(name, _)| !sealed(name)).collect();
         if lost.is_empty() {
             return None;
         }
@@ -73,6 +78,12 @@ impl<'a> Statement<'a> {
         finding.first_bad.partition = names.first().map(|name| (*name).to_owned());
         finding.bad_rows = rows;
         Some(finding)
+    }
+
+    /// Partitions with rows that `before` has signed and that are gone.
+    pub fn gone_since<'b>(&'b self, before: &'b Checkpoint) -> impl Iterator<Item = (&'b String, &'b u64)> {
+        let here = |name: &String| self.snapshot.partitions.iter().any(|partition| partition.table.name == *name);
+        before.partitions.iter().filter(move |(name, rows)| **rows > 0 && !here(name))
     }
 
     /// Signs it into `repository`, after `before`, the newest there.

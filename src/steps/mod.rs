@@ -15,7 +15,9 @@ pub mod prove;
 pub mod read_back;
 pub mod replay;
 pub mod scratch;
+pub mod seal;
 mod setting;
+pub mod signed;
 pub mod thaw;
 pub mod wal;
 

@@ -1,6 +1,7 @@
 //! Checkpoints: signed, linked, written also when nothing changed; and what no query inside the database can see, found by
 //! them.
 
+use dbagent::catalog::Reading;
 use dbagent::model::audit::finding::FindingKind;
 use dbagent::model::outcome::Verdict;
 use dbagent::ops::audit_verify::{self, Scope, Signed};
@@ -31,16 +32,17 @@ async fn checkpoints_follow_one_another_and_say_what_the_chain_was() {
         let outcome = watched.checkpoint(None).await.unwrap();
         assert_eq!(outcome.verdict, Verdict::Ok, "{outcome:?}");
     }
-    let read = watched.repository.checkpoints("audit_logs", chrono::Utc::now()).await.unwrap();
+    let read =
+        watched.repository.checkpoint_history("audit_logs", Reading::Thorough, chrono::Utc::now()).await.unwrap();
     assert_eq!(read.faults, [] as [String; 0]);
-    let sizes: Vec<i64> = read.stored.iter().map(|stored| stored.checkpoint.size).collect();
+    let sizes: Vec<i64> = read.marks.iter().map(|mark| mark.size).collect();
     assert_eq!(sizes, [0, 3, 3, 8]);
-    let last = &read.stored[3].checkpoint;
+    let last = &read.newest.as_ref().unwrap().checkpoint;
     let hash = watched.chained.text("SELECT hash FROM audit.chain_head").await;
     assert_eq!(last.hash.unwrap().to_string(), hash);
     assert_eq!(last.partitions.values().sum::<u64>(), 8);
     assert!(last.origin.lsn.is_some() && last.origin.system_identifier.is_some() && last.origin.timeline.is_some());
-    assert_eq!(last.previous, Some(read.stored[2].digest));
+    assert_eq!(last.previous, Some(read.marks[2].digest));
     assert_eq!(watched.findings().await, []);
 }
 

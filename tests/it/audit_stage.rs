@@ -3,7 +3,7 @@
 use std::ops::Deref;
 use std::sync::Arc;
 
-use dbagent::catalog::{Repository, Signer, Verifier};
+use dbagent::catalog::{Reading, Repository, Signer, Verifier};
 use dbagent::host::{Clock as _, Spool, SystemClock};
 use dbagent::model::audit::finding::ChainFinding;
 use dbagent::model::digest::Digest;
@@ -217,7 +217,7 @@ impl Watched {
     }
 
     pub async fn signed(&self) -> Signed {
-        Signed::read(std::slice::from_ref(&self.repository), &[], SystemClock::new().now()).await
+        Signed::read(std::slice::from_ref(&self.repository), &[], Reading::Thorough, SystemClock::new().now()).await
     }
 
     /// What a verification of everything finds, against all checkpoints.
@@ -236,4 +236,10 @@ impl Chained {
     pub fn resume_server(&mut self) {
         self.database.server.resume().unwrap();
     }
+}
+
+/// Says a figure of the long tier, for whoever runs it with --nocapture.
+#[expect(clippy::print_stdout, reason = "figures are what the long tier is run for")]
+pub fn figure(text: &str) {
+    println!("{text}");
 }

@@ -54,6 +54,7 @@ fn bc_003_is_the_table_of_the_specification() {
             "audit-archive dump 0 4 * * 0",
             "audit-verify audit-verify 30 2 * * *",
             "audit-verify-hourly audit-verify 20 * * * *",
+            "audit-verify-sample audit-verify 50 3 * * *",
             "base base-backup 0 2 * * 6",
             "base-incremental base-backup 0 2 * * 0-5",
             "check check 30 0 * * *",

@@ -5,10 +5,11 @@
 
 use std::collections::BTreeMap;
 
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, SubsecRound as _, Utc};
 use serde::{Deserialize, Serialize};
 
 use crate::model::audit::finding::{ChainFinding, FindingKind, FirstBad};
+use crate::model::audit::seal::SealedRanges;
 use crate::model::digest::Digest;
 use crate::model::lsn::{Lsn, SystemId, Timeline};
 
@@ -95,12 +96,97 @@ impl Checkpoint {
         Ok(canonical(&serde_json::to_value(self)?).into_bytes())
     }
 
-    /// The last place that it let stand of what was signed before, if the chain was put back on purpose.
-    fn kept(&self) -> Option<i64> {
-        match self.occasion {
+    /// What is remembered of it, whose bytes have this digest.
+    pub fn mark(&self, digest: Digest) -> Mark {
+        let kept = match self.occasion {
             Occasion::Restored { kept, .. } => Some(kept),
             Occasion::Routine | Occasion::Verified => None,
+        };
+        let verified = self.occasion == Occasion::Verified;
+        Mark {
+            taken: self.taken.trunc_subsecs(3),
+            size: self.size,
+            hash: self.hash,
+            incarnation: self.incarnation,
+            kept,
+            verified,
+            digest,
         }
+    }
+}
+
+/// What is remembered of a checkpoint that was read: enough to be held against the chain.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Mark {
+    /// When the snapshot was taken, to the millisecond.
+    pub taken: DateTime<Utc>,
+    /// The newest place.
+    pub size: i64,
+    /// The hash there.
+    pub hash: Option<Digest>,
+    /// How often the chain was put back on purpose before.
+    pub incarnation: u32,
+    /// If it was put back right then, the last place that is still as it was signed.
+    pub kept: Option<i64>,
+    /// Whether every row was verified.
+    pub verified: bool,
+    /// Digest of its bytes.
+    pub digest: Digest,
+}
+
+/// Bytes of a mark as it is kept: time, size, incarnation, flags, the last place kept, hash, digest; integers big-endian.
+pub const MARK_BYTES: usize = 93;
+
+impl Mark {
+    /// As it is kept.
+    pub fn to_bytes(&self) -> [u8; MARK_BYTES] {
+        let mut bytes = [0; MARK_BYTES];
+        let flags = u8::from(self.verified) | u8::from(self.hash.is_some()) << 1 | u8::from(self.kept.is_some()) << 2;
+        bytes[..8].copy_from_slice(&self.taken.timestamp_millis().to_be_bytes());
+        bytes[8..16].copy_from_slice(&self.size.to_be_bytes());
+        bytes[16..20].copy_from_slice(&self.incarnation.to_be_bytes());
+        bytes[20] = flags;
+        bytes[21..29].copy_from_slice(&self.kept.unwrap_or_default().to_be_bytes());
+        bytes[29..61].copy_from_slice(self.hash.as_ref().map_or(&[0; 32], |hash| hash.as_bytes()));
+        bytes[61..].copy_from_slice(self.digest.as_bytes());
+        bytes
+    }
+
+    /// What was kept; nothing for an instant that is none.
+    pub fn from_bytes(bytes: &[u8; MARK_BYTES]) -> Option<Self> {
+        let number = |at: usize| Some(i64::from_be_bytes(bytes.get(at..at + 8)?.try_into().ok()?));
+        let digest = |at: usize| Some(Digest::from(<[u8; 32]>::try_from(bytes.get(at..at + 32)?).ok()?));
+        let flag = |bit: u8| bytes[20] >> bit & 1 == 1;
+        Some(Self {
+            taken: DateTime::from_timestamp_millis(number(0)?)?,
+            size: number(8)?,
+            hash: digest(29).filter(|_| flag(1)),
+            incarnation: u32::from_be_bytes(bytes.get(16..20)?.try_into().ok()?),
+            kept: number(21).filter(|_| flag(2)),
+            verified: flag(0),
+            digest: digest(61)?,
+        })
+    }
+}
+
+/// For each incarnation, the last place that counts of what was signed in it: what restores that were stated later have kept.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Kept(BTreeMap<u32, i64>);
+
+impl Kept {
+    /// From all marks of one repository.
+    pub fn of(marks: &[Mark]) -> Self {
+        let mut kept = BTreeMap::new();
+        for (incarnation, place) in marks.iter().filter_map(|mark| Some((mark.incarnation, mark.kept?))) {
+            let least = kept.entry(incarnation).or_insert(place);
+            *least = place.min(*least);
+        }
+        Self(kept)
+    }
+
+    /// Whether what was signed of `place` under `incarnation` still has to hold.
+    pub fn counts(&self, incarnation: u32, place: i64) -> bool {
+        self.0.range(incarnation.saturating_add(1)..).all(|(_, kept)| place <= *kept)
     }
 }
 
@@ -124,58 +210,55 @@ pub fn canonical(value: &serde_json::Value) -> String {
 pub struct Present<'a> {
     /// The newest place.
     pub size: i64,
-    /// The first place that is not sealed and gone.
-    pub first: i64,
+    /// What is sealed and gone.
+    pub sealed: &'a SealedRanges,
     /// Which database.
     pub origin: &'a Origin,
 }
 
-/// What contradicts `signed` (oldest first, of one repository): a chain that is shorter, or another one. `hash_at` gives
-/// the hash at a place that a checkpoint names.
+/// What contradicts `signed` (oldest first, of one repository; the newest was taken at `last`): a chain that is shorter, or
+/// another one. `hash_at` gives the hash at a place that a checkpoint names.
 pub fn contradictions(
-    signed: &[Checkpoint],
+    signed: &[Mark],
+    last: &Origin,
     present: &Present<'_>,
     hash_at: impl Fn(i64) -> Option<Digest>,
 ) -> Vec<ChainFinding> {
-    let counting: Vec<&Checkpoint> = signed.iter().filter(|checkpoint| counts(checkpoint, signed)).collect();
-    let Some(newest) = counting.last() else { return Vec::new() };
-    let turned_back = present.origin.has_turned_back_since(&newest.origin);
+    let kept = Kept::of(signed);
+    let counts = |mark: &&Mark| mark.size > 0 && kept.counts(mark.incarnation, mark.size);
+    let turned_back = present.origin.has_turned_back_since(last);
     let mut findings = Vec::new();
-    if let Some(longest) = counting.iter().max_by_key(|checkpoint| checkpoint.size)
+    if let Some(longest) = signed.iter().filter(counts).max_by_key(|mark| mark.size)
         && longest.size > present.size
     {
         findings.push(shorter(longest, present, turned_back));
     }
-    let here = |checkpoint: &&&Checkpoint| checkpoint.size >= present.first && checkpoint.size <= present.size;
-    let good = |checkpoint: &Checkpoint| hash_at(checkpoint.size) == checkpoint.hash;
-    let bad =
-        counting.iter().filter(here).filter(|checkpoint| !good(checkpoint)).min_by_key(|checkpoint| checkpoint.size);
+    let hash_at = |seq| hash_at(seq).or_else(|| present.sealed.tail_at(seq));
+    // What was signed of a place inside a sealed stretch was compared when the stretch was sealed.
+    let is_known = |seq| hash_at(seq).is_some() || !present.sealed.covers(seq);
+    let here = |mark: &&Mark| mark.size <= present.size && is_known(mark.size);
+    let good = |mark: &Mark| hash_at(mark.size) == mark.hash;
+    let bad = signed.iter().filter(counts).filter(here).filter(|mark| !good(mark)).min_by_key(|mark| mark.size);
     if let Some(bad) = bad {
-        let before = counting.iter().filter(|checkpoint| checkpoint.size < bad.size && good(checkpoint));
-        let before = before.map(|checkpoint| checkpoint.size).max().unwrap_or(present.first - 1);
+        let before = signed.iter().filter(counts).filter(|mark| mark.size < bad.size && good(mark));
+        let before = before.map(|mark| mark.size).max().unwrap_or(present.sealed.beginning());
         findings.push(rewritten(bad, before, present, turned_back, hash_at(bad.size)));
     }
     findings
 }
 
-/// Whether what `checkpoint` says still has to hold: it was not put back behind by a later restore.
-fn counts(checkpoint: &Checkpoint, signed: &[Checkpoint]) -> bool {
-    let later = signed.iter().filter(|other| other.incarnation > checkpoint.incarnation);
-    checkpoint.size > 0 && later.filter_map(Checkpoint::kept).min().is_none_or(|kept| checkpoint.size <= kept)
-}
-
 /// The last place at which the chain is as it was signed.
-pub fn last_agreed(signed: &[Checkpoint], hash_at: impl Fn(i64) -> Option<Digest>) -> i64 {
-    let agreed = signed.iter().filter(|checkpoint| checkpoint.size > 0 && hash_at(checkpoint.size) == checkpoint.hash);
-    agreed.map(|checkpoint| checkpoint.size).max().unwrap_or_default()
+pub fn last_agreed(signed: &[Mark], hash_at: impl Fn(i64) -> Option<Digest>) -> i64 {
+    let agreed = signed.iter().filter(|mark| mark.size > 0 && hash_at(mark.size) == mark.hash);
+    agreed.map(|mark| mark.size).max().unwrap_or_default()
 }
 
 /// Where a chain became shorter from one checkpoint to the next without anybody saying that it was meant, in words.
-pub fn shrinkage(signed: &[Checkpoint]) -> Option<String> {
-    let time = |checkpoint: &Checkpoint| checkpoint.taken.format("%Y-%m-%dT%H:%M:%SZ").to_string();
-    let mut longest: Option<&Checkpoint> = None;
+pub fn shrinkage(signed: &[Mark]) -> Option<String> {
+    let time = |mark: &Mark| mark.taken.format("%Y-%m-%dT%H:%M:%SZ").to_string();
+    let mut longest: Option<&Mark> = None;
     // What a verification signs is the chain of its snapshot, which may be older than the checkpoint before it.
-    for after in signed.iter().filter(|checkpoint| checkpoint.occasion != Occasion::Verified) {
+    for after in signed.iter().filter(|mark| !mark.verified) {
         match longest {
             Some(before) if after.size < before.size && after.incarnation == before.incarnation => {
                 let (then, now) = (time(before), time(after));
@@ -187,7 +270,7 @@ pub fn shrinkage(signed: &[Checkpoint]) -> Option<String> {
     None
 }
 
-fn shorter(longest: &Checkpoint, present: &Present<'_>, turned_back: bool) -> ChainFinding {
+fn shorter(longest: &Mark, present: &Present<'_>, turned_back: bool) -> ChainFinding {
     let rows = u64::try_from(longest.size - present.size).unwrap_or_default();
     let signed = longest.taken.format("%Y-%m-%dT%H:%M:%SZ");
     let (kind, what) = match turned_back {
@@ -200,13 +283,7 @@ fn shorter(longest: &Checkpoint, present: &Present<'_>, turned_back: bool) -> Ch
     finding.differs(Some(longest.size.to_string()), Some(present.size.to_string()))
 }
 
-fn rewritten(
-    bad: &Checkpoint,
-    good: i64,
-    present: &Present<'_>,
-    turned_back: bool,
-    now: Option<Digest>,
-) -> ChainFinding {
+fn rewritten(bad: &Mark, good: i64, present: &Present<'_>, turned_back: bool, now: Option<Digest>) -> ChainFinding {
     let signed = bad.taken.format("%Y-%m-%dT%H:%M:%SZ");
     let kind = if turned_back { FindingKind::Rollback } else { FindingKind::HistoryRewritten };
     let message = format!(
@@ -251,11 +328,19 @@ mod tests {
         }
     }
 
+    fn marks(signed: &[Checkpoint]) -> Vec<Mark> {
+        signed.iter().map(|checkpoint| checkpoint.mark(digest(0))).collect()
+    }
+
     fn judged(signed: &[Checkpoint], size: i64, lsn: u64, altered_from: i64) -> Vec<(FindingKind, Option<i64>)> {
         let origin = origin(lsn);
-        let present = Present { size, first: 1, origin: &origin };
+        let present = Present { size, sealed: &SealedRanges::default(), origin: &origin };
         let hash_at = |seq: i64| (seq <= size).then(|| if seq >= altered_from { digest(-seq) } else { digest(seq) });
-        contradictions(signed, &present, hash_at).iter().map(|found| (found.kind, found.first_bad.seq)).collect()
+        let last = signed.last().map_or_else(Origin::default, |checkpoint| checkpoint.origin.clone());
+        contradictions(&marks(signed), &last, &present, hash_at)
+            .iter()
+            .map(|found| (found.kind, found.first_bad.seq))
+            .collect()
     }
 
     #[test]
@@ -278,7 +363,7 @@ mod tests {
     #[test]
     fn after_a_restore_on_purpose_only_what_it_kept_counts() {
         let mut all: Vec<_> = [10, 20, 30].map(signed).into();
-        assert_eq!(last_agreed(&all, |seq| (seq < 25).then(|| digest(seq))), 20);
+        assert_eq!(last_agreed(&marks(&all), |seq| (seq < 25).then(|| digest(seq))), 20);
         let occasion = Occasion::Restored { reason: "drill".into(), kept: 20 };
         let restored = Checkpoint { occasion, incarnation: 1, ..signed(21) };
         all.push(restored);
@@ -293,15 +378,24 @@ mod tests {
     #[test]
     fn a_chain_that_becomes_shorter_is_told_unless_it_was_meant() {
         let all: Vec<_> = [0, 10, 10, 20].map(signed).into();
-        assert_eq!(shrinkage(&all), None);
+        assert_eq!(shrinkage(&marks(&all)), None);
         let mut cut = all.clone();
         cut.push(signed(15));
-        assert!(shrinkage(&cut).unwrap().contains("had 20 rows"), "{cut:?}");
+        assert!(shrinkage(&marks(&cut)).unwrap().contains("had 20 rows"), "{cut:?}");
         cut[4].incarnation = 1;
-        assert_eq!(shrinkage(&cut), None);
+        assert_eq!(shrinkage(&marks(&cut)), None);
         let mut verified = all;
         verified.push(Checkpoint { occasion: Occasion::Verified, ..signed(15) });
-        assert_eq!(shrinkage(&verified), None);
+        assert_eq!(shrinkage(&marks(&verified)), None);
+    }
+
+    #[test]
+    fn a_mark_is_kept_and_comes_back() {
+        let occasion = Occasion::Restored { reason: "drill".into(), kept: 3 };
+        for checkpoint in [signed(0), signed(7), Checkpoint { occasion, incarnation: 9, ..signed(5) }] {
+            let mark = checkpoint.mark(digest(4));
+            assert_eq!(Mark::from_bytes(&mark.to_bytes()), Some(mark));
+        }
     }
 
     #[test]

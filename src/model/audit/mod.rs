@@ -8,7 +8,9 @@ pub mod checkpoint;
 pub mod finding;
 pub mod link;
 pub mod merkle;
+pub mod proof;
 pub mod row;
+pub mod seal;
 pub mod tally;
 pub mod vectors;
 

@@ -18,9 +18,6 @@ pub const PLACE_COLUMNS: &str = "seq, id, recorded_at, hash";
 /// How many they are.
 pub const PLACE_FIELDS: u16 = 4;
 
-/// Columns of what [`Tally::add_pair`] takes: id, time, hash before, hash.
-pub const PAIR_FIELDS: u16 = 4;
-
 /// What is added up, under a secret of one run.
 #[derive(Clone, Debug)]
 pub struct Tally {
@@ -48,19 +45,7 @@ impl Tally {
         }
     }
 
-    /// Adds a place with the hash of the one before it, given as the fields of a tuple.
-    pub fn add_pair(&mut self, fields: &[u8]) -> Result<(), Malformed> {
-        let mut rest = fields;
-        let id = fixed(next_field(&mut rest)?)?;
-        let recorded_at = i64::from_be_bytes(fixed(next_field(&mut rest)?)?);
-        let previous = link(next_field(&mut rest)?);
-        if let Link::Hash(hash) = link(next_field(&mut rest)?) {
-            self.add_link(&RowKey { recorded_at, id }, previous, &hash);
-        }
-        Ok(())
-    }
-
-    fn add_link(&mut self, key: &RowKey, previous: Link, hash: &Digest) {
+    pub(super) fn add_link(&mut self, key: &RowKey, previous: Link, hash: &Digest) {
         let mut hasher = Hasher::default();
         hasher.update(&self.secret);
         hasher.update(&key.id);
@@ -132,6 +117,9 @@ impl Places {
     pub fn take(&mut self, fields: &[u8]) -> Result<(), Malformed> {
         let (seq, key, hash) = place(fields)?;
         self.pass_sealed();
+        if self.is_past(seq) {
+            return Ok(());
+        }
         if seq != self.seq + 1 {
             // The sum cannot agree any more; what is missing is looked for afterwards.
             self.missing += u64::try_from(seq - self.seq - 1).unwrap_or(1);
@@ -148,6 +136,12 @@ impl Places {
             *kept = Some(hash);
         }
         Ok(())
+    }
+
+    /// Whether a place lies in a sealed stretch that was passed: its row may be gone and the place not yet.
+    fn is_past(&self, seq: i64) -> bool {
+        let before = self.sealed.range(..=seq).next_back();
+        seq <= self.seq && before.is_some_and(|(_, sealed)| sealed.last_seq >= seq)
     }
 
     fn pass_sealed(&mut self) {
@@ -174,7 +168,7 @@ impl Places {
 }
 
 /// seq, key and hash of a place.
-fn place(fields: &[u8]) -> Result<(i64, RowKey, Option<Digest>), Malformed> {
+pub(super) fn place(fields: &[u8]) -> Result<(i64, RowKey, Option<Digest>), Malformed> {
     let mut rest = fields;
     let seq = i64::from_be_bytes(fixed(next_field(&mut rest)?)?);
     let id = fixed(next_field(&mut rest)?)?;
@@ -260,6 +254,9 @@ mod tests {
         let mut tally = Tally::new([1; 16]);
         [5, 9, 10].iter().for_each(|seq| tally.add(&row(*seq)));
         assert!(tally.agrees(&walk.tally), "a row after a sealed stretch follows its tail");
+        let unpruned = walked(&places(1..11), sealed.clone());
+        assert!(unpruned.is_dense() && tally.agrees(&unpruned.tally), "places of sealed rows may still be there");
+        assert_eq!(walked(&places([3, 4, 5, 9, 10]), sealed.clone()).missing, 0, "or some of them");
         assert_eq!(walked(&places([5, 10]), sealed).missing, 1);
         assert_eq!(walked(&places([1, 2, 5]), BTreeMap::new()).missing, 2);
     }

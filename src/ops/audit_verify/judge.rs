@@ -3,6 +3,7 @@
 use crate::model::audit::finding::{ChainFinding, FindingKind, FirstBad};
 use crate::model::audit::link::Linked;
 use crate::model::audit::row::{Link, RowKey};
+use crate::model::audit::seal::SealedRanges;
 use crate::model::failure::Failure;
 use crate::ops::audit_verify::reading::Reading;
 use crate::postgres::audit::diagnosis::{self, Damage, DamageClass};
@@ -35,9 +36,9 @@ fn links_agree(linked: &Linked, seq: i64, reading: &Reading) -> bool {
 pub(super) async fn findings(
     reading: &Reading,
     snapshot: &ChainSnapshot,
-    boundaries: &[(i64, String)],
+    sealed: &SealedRanges,
 ) -> Result<Vec<ChainFinding>, Failure> {
-    let damages = diagnosis::diagnose(snapshot.session(), &snapshot.partitions, boundaries).await?;
+    let damages = diagnosis::diagnose(snapshot.session(), &snapshot.partitions, sealed).await?;
     let unsound = name_unsound(reading, snapshot).await?;
     let forks = match reading.linked.segments.len() {
         0 | 1 if !reading.linked.given_up => None,

@@ -7,32 +7,35 @@
 
 mod judge;
 mod reading;
-mod signed;
 
 use std::collections::BTreeMap;
 use std::time::Duration;
 
 use chrono::{DateTime, TimeDelta, Utc};
+use rand::seq::IteratorRandom as _;
 
-use crate::catalog::Repository;
+use crate::catalog::{Reading as HistoryReading, Repository};
 use crate::model::audit::CHAIN;
 use crate::model::audit::alert::Subject;
 use crate::model::audit::checkpoint::{Occasion, Origin};
 use crate::model::audit::finding::{ChainFinding, FindingKind, FirstBad};
 use crate::model::audit::link::Segment;
 use crate::model::audit::row::RowKey;
+use crate::model::audit::seal::SealedRanges;
 use crate::model::audit::tally::Places;
 use crate::model::digest::Digest;
 use crate::model::failure::{Failure, FailureKind};
 use crate::model::outcome::{Finding, Outcome, Severity, Verdict};
 use crate::ops::Setting;
 use crate::postgres::Connection;
+use crate::postgres::audit::seals::{self, Recorded};
 use crate::postgres::audit::{ChainSnapshot, Partition, schema, vectors};
 use crate::steps::alert::{self, AlertDoors};
 use crate::steps::checkpoint::{Statement, Terms};
+use crate::steps::seal;
 
+pub use crate::steps::signed::{Anchor, Signed};
 use reading::{Reading, Source};
-pub use signed::Signed;
 
 /// How far before the last verified checkpoint rows are counted again: longer than the trigger lets a row's time lie back.
 const OVERLAP: TimeDelta = TimeDelta::hours(2);
@@ -44,6 +47,8 @@ pub enum Scope {
     Full,
     /// What came after the last signed checkpoint; everything where there is none.
     Incremental,
+    /// One partition that is over, chosen at random.
+    Sample,
     /// One partition, by name.
     Partition(String),
 }
@@ -74,15 +79,6 @@ pub struct Doors {
     pub alerts: AlertDoors,
 }
 
-/// A place of the chain that is known to be good.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Anchor {
-    /// The place.
-    pub seq: i64,
-    /// The hash there.
-    pub hash: Digest,
-}
-
 /// What a verification found.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Verified {
@@ -105,7 +101,8 @@ pub struct Verified {
 /// Verifies, raises an alert for what is found, signs what was found whole, and gives the outcome of a run. A verification
 /// that does not come to its end is an alert too.
 pub async fn run(options: &Options, doors: &Doors, setting: &Setting) -> Result<Outcome, Failure> {
-    let signed = Signed::read(&doors.repositories, &doors.unopened, setting.clock.now()).await;
+    let how = if options.scope == Scope::Full { HistoryReading::Thorough } else { HistoryReading::Recent };
+    let signed = Signed::read(&doors.repositories, &doors.unopened, how, setting.clock.now()).await;
     let work = setting.unless_stopped("verify the audit chain", verify_and_sign(options, doors, &signed, setting));
     let (verified, mut troubles) = match work.await {
         Ok(done) => done,
@@ -127,8 +124,9 @@ async fn verify_and_sign(
     let snapshot = ChainSnapshot::begin(&doors.connection, options.lock_timeout, setting.clock.as_ref()).await?;
     let verified = verify_on(&snapshot, options, signed, setting).await?;
     let mut troubles = Vec::new();
-    if verified.findings.is_empty() && !matches!(options.scope, Scope::Partition(_)) {
+    if verified.findings.is_empty() && !matches!(options.scope, Scope::Partition(_) | Scope::Sample) {
         let statement = Statement::of(&snapshot, &options.terms).await?;
+        snapshot.lock_signing().await?;
         for repository in doors.repositories.iter().filter(|repository| repository.signer.is_some()) {
             if let Err(failure) = sign(repository, &statement, setting).await {
                 let message =
@@ -196,11 +194,18 @@ async fn verify_on(
 ) -> Result<Verified, Failure> {
     vectors::check_copy(snapshot.session()).await?;
     let mut findings: Vec<ChainFinding> = drift(snapshot).await?.into_iter().collect();
-    let work = Work { options, setting, snapshot, signed };
+    let recorded = seals::recorded(snapshot.session()).await?;
+    signed.require_seals(&recorded)?;
+    let sealed = signed.sealed_away(snapshot).await?;
+    let work = Work { options, setting, snapshot, signed, sealed, recorded };
     let mut verified = match &options.scope {
         Scope::Full => work.whole().await?,
         Scope::Incremental => work.incremental().await?,
         Scope::Partition(name) => work.partition(name).await?,
+        Scope::Sample => match work.any_closed() {
+            Some(name) => work.partition(&name).await?,
+            None => work.whole().await?,
+        },
     };
     findings.append(&mut verified.findings);
     Ok(Verified { findings, ..verified })
@@ -221,6 +226,10 @@ struct Work<'a> {
     setting: &'a Setting,
     snapshot: &'a ChainSnapshot,
     signed: &'a Signed,
+    /// What is sealed and gone.
+    sealed: SealedRanges,
+    /// What the database says of seals.
+    recorded: Vec<Recorded>,
 }
 
 impl Work<'_> {
@@ -228,10 +237,13 @@ impl Work<'_> {
         self.setting.events.step(format!("verifying {} partitions of the audit log", self.snapshot.partitions.len()));
         let table = |partition: &Partition| Source::Partition(partition.table.clone());
         let sources: Vec<Source> = self.snapshot.partitions.iter().map(table).collect();
-        let places = Places::new(secret(), BTreeMap::new(), self.signed.places());
-        let reading = self.read(&sources, places, &[]).await?;
+        let places = Places::new(secret(), self.sealed.by_first(), self.signed.places());
+        let reading = self.read(&sources, places, &self.sealed.segments()).await?;
         let mut findings = self.judge(&reading).await?;
         findings.extend(self.against(reading.places.seq, |seq| reading.places.hash_at(seq)));
+        if !findings.iter().any(|finding| finding.kind == FindingKind::UnsealedRemoval) {
+            findings.extend(self.unsealed());
+        }
         let names = self.snapshot.partitions.iter().map(|partition| partition.table.name.clone());
         let partitions = names.zip(reading.by_source.iter().copied()).collect();
         Ok(self.verified(&reading, partitions, findings))
@@ -244,7 +256,7 @@ impl Work<'_> {
         let hashes = self.snapshot.hashes_at(&self.signed.places()).await?;
         let end = self.snapshot.head.map_or(0, |head| head.seq);
         let against = self.against(end, |seq| hashes.get(&seq).copied());
-        if !against.is_empty() || hashes.get(&anchor.seq) != Some(&anchor.hash) {
+        if !against.is_empty() || hashes.get(&anchor.seq) != Some(&anchor.hash) || self.unsealed().is_some() {
             return self.whole().await;
         }
         self.setting.events.step(format!("verifying rows after place {} of the audit chain", anchor.seq));
@@ -267,7 +279,11 @@ impl Work<'_> {
     }
 
     fn against(&self, size: i64, hash_at: impl Fn(i64) -> Option<Digest>) -> Vec<ChainFinding> {
-        self.signed.against(size, &self.snapshot.origin, hash_at)
+        self.signed.against(size, &self.snapshot.origin, &self.sealed, hash_at)
+    }
+
+    fn unsealed(&self) -> Option<ChainFinding> {
+        self.signed.unsealed(&self.snapshot.partitions, &self.recorded)
     }
 
     fn verified(&self, reading: &Reading, partitions: Vec<(String, u64)>, findings: Vec<ChainFinding>) -> Verified {
@@ -291,7 +307,18 @@ impl Work<'_> {
             return Ok(Vec::new());
         }
         self.setting.events.step("something is wrong: looking for the rows");
-        judge::findings(reading, self.snapshot, &[]).await
+        judge::findings(reading, self.snapshot, &self.sealed).await
+    }
+
+    /// The name of some partition that takes no more rows.
+    fn any_closed(&self) -> Option<String> {
+        let now = self.setting.clock.now().format("%Y-%m-%d %H:%M:%S").to_string();
+        // PostgreSQL prints times of these centuries so that they sort as text.
+        let is_closed = |partition: &&Partition| {
+            partition.lower.is_some() && partition.upper.as_ref().is_some_and(|upper| *upper <= now)
+        };
+        let closed = self.snapshot.partitions.iter().filter(is_closed);
+        closed.choose(&mut rand::rng()).map(|partition| partition.table.name.clone())
     }
 
     /// The rows of one partition against their places. That the places are one chain is left to a whole verification.
@@ -308,19 +335,15 @@ impl Work<'_> {
             return Err(Failure::new(FailureKind::Usage, message).hint("`dbagent audit verify` verifies all rows."));
         };
         self.setting.events.step(format!("verifying {name}"));
-        let reader = self.snapshot.reader().await?;
-        let (mut rows, mut places) = reading::empty(secret());
-        reader.rows(&partition.table, |row| rows.add(&row, 0)).await?;
-        reader.pairs(lower, upper, &mut places).await?;
-        reader.end().await?;
-        let findings = match rows.unsound_count == 0 && rows.tally.agrees(&places) {
-            true => Vec::new(),
+        let (rows, walked) = seal::prove(self.snapshot, partition, (lower, upper), &self.sealed).await?;
+        let findings = match walked {
+            Some(_) => Vec::new(),
             // Which rows differ is a question to both tables as a whole.
-            false => self.whole().await?.findings,
+            None => self.whole().await?.findings,
         };
         let (seq, hash) = self.snapshot.head.map_or((0, None), |head| (head.seq, head.hash));
-        let (origin, partitions) = (self.snapshot.origin.clone(), vec![(name.to_owned(), rows.tally.rows)]);
-        Ok(Verified { rows: rows.tally.rows, seq, hash, partitions, origin, checkpoints: 0, findings })
+        let (origin, partitions) = (self.snapshot.origin.clone(), vec![(name.to_owned(), rows)]);
+        Ok(Verified { rows, seq, hash, partitions, origin, checkpoints: 0, findings })
     }
 }
 

@@ -67,11 +67,6 @@ impl Rows {
     }
 }
 
-/// Nothing read yet, of rows and of the places they are compared with.
-pub(super) fn empty(secret: [u8; 16]) -> (Rows, Tally) {
-    (Rows::new(secret), Tally::new(secret))
-}
-
 /// Everything read.
 #[derive(Debug)]
 pub(super) struct Reading {

@@ -5,11 +5,12 @@
 //! less is no archive.
 
 use crate::catalog::{Artifact, Inventory, Repository, Unsigned};
+use crate::model::audit::seal::Copy;
 use crate::model::digest::TableSum;
 use crate::model::failure::{Failure, FailureKind, with_causes};
 use crate::model::id::ArtifactId;
 use crate::model::lsn::SystemId;
-use crate::model::manifest::TableRecord;
+use crate::model::manifest::{ObjectRecord, ObjectRole, TableRecord};
 use crate::model::outcome::Verdict;
 use crate::model::partition::Archive;
 use crate::model::table::{QualifiedTable, TableName};
@@ -20,10 +21,12 @@ use crate::postgres::{ServerFacts, copy};
 use crate::steps::{artifact, full_dump, read_back};
 
 /// An archive that may be relied on, and whether it was made just now.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct Ready {
     /// The archive.
     pub archive: Archive,
+    /// Where its rows lie, in every repository.
+    pub copies: Vec<Copy>,
     /// Whether this run made it.
     pub made: bool,
 }
@@ -43,6 +46,12 @@ impl<'a> Archives<'a> {
     pub fn new(options: &'a artifact::Options, doors: &'a Doors, facts: &ServerFacts, setting: &'a Setting) -> Self {
         let (system, database, encoding) = (facts.system_identifier, facts.database_oid, facts.encoding.clone());
         Self { options, doors, system, database, encoding, setting }
+    }
+
+    /// The repositories that archives go to.
+    pub fn repositories(&self) -> Result<&'a [Repository], Failure> {
+        let refused = |failure: &Failure| Failure::new(failure.kind, failure.full_message());
+        self.doors.archive.as_ref().map(|doors| doors.repositories.as_slice()).map_err(refused)
     }
 
     /// What the rows of `table` add up to now.
@@ -65,8 +74,8 @@ impl<'a> Archives<'a> {
             return Err(Failure::new(failure.kind, message));
         }
         doors.require_a_repository()?;
-        if let Some(archive) = self.find(doors, table, oid, content).await? {
-            return Ok(Ready { archive, made: false });
+        if let Some((archive, copies)) = self.find(doors, table, oid, content).await? {
+            return Ok(Ready { archive, copies, made: false });
         }
         self.setting.events.step(format!("archiving {table}: {} rows", content.rows));
         let id = self.make(doors, table).await?;
@@ -74,7 +83,7 @@ impl<'a> Archives<'a> {
         match self.common(doors, table, oid).await?.into_iter().find(|found| found[0].manifest.id == id) {
             Some(found) => {
                 let content = content_of(&found[0], table, oid).unwrap_or_default();
-                Ok(Ready { archive: Archive { id, content }, made: true })
+                Ok(Ready { archive: Archive { id, content }, copies: copies_of(doors, &found), made: true })
             }
             None => {
                 let message = format!("find the archive of {table} that was just made in every repository");
@@ -90,13 +99,16 @@ impl<'a> Archives<'a> {
         table: &QualifiedTable,
         oid: u32,
         content: TableSum,
-    ) -> Result<Option<Archive>, Failure> {
+    ) -> Result<Option<(Archive, Vec<Copy>)>, Failure> {
         for found in self.common(doors, table, oid).await? {
             if content_of(&found[0], table, oid) != Some(content) {
                 continue;
             }
             match self.read_back(doors, &found).await {
-                Ok(()) => return Ok(Some(Archive { id: found[0].manifest.id, content })),
+                Ok(()) => {
+                    let archive = Archive { id: found[0].manifest.id, content };
+                    return Ok(Some((archive, copies_of(doors, &found))));
+                }
                 Err(failure) => {
                     self.setting.events.note(format!("archive {}: {}", found[0].name, with_causes(&failure)));
                 }
@@ -173,6 +185,17 @@ impl<'a> Archives<'a> {
             }
         }
     }
+}
+
+/// The object that holds the rows, in every repository.
+fn copies_of(doors: &artifact::Doors, found: &[Artifact]) -> Vec<Copy> {
+    let data =
+        |artifact: &Artifact| artifact.manifest.objects.iter().find(|each| each.role == ObjectRole::Data).cloned();
+    let each = doors.repositories.iter().zip(found).filter_map(|(repository, artifact)| {
+        let ObjectRecord { key, version, stored_digest, content_digest, .. } = data(artifact)?;
+        Some(Copy { repository: repository.name.clone(), key, version, stored_digest, content_digest })
+    });
+    each.collect()
 }
 
 /// What the rows of the relation add up to, as the manifest says, if it is of this relation alone.

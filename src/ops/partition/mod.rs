@@ -7,6 +7,7 @@
 mod archive;
 mod convert;
 mod retire;
+mod seal;
 
 use crate::host::failpoint::{FailPoint, pass};
 use crate::model::failure::{Failure, FailureKind};
@@ -17,11 +18,13 @@ use crate::postgres::partitions::{Maintenance, Patience};
 use crate::postgres::{Connection, PostgresError, PostgresErrorKind, ServerFacts, Session};
 use crate::steps::artifact;
 use crate::steps::partitions::{record_findings, survey};
+use crate::steps::seal::Sealing;
 
 pub use crate::postgres::partitions::convert::Phase;
 pub use crate::steps::partitions::{Surveyed, TableRule};
 pub use archive::{Archives, Ready};
 pub use convert::{ConvertPlan, Converter};
+pub use seal::{Due, due, seal};
 
 /// Tries for a lock before it is a finding.
 const ATTEMPTS: u32 = 5;
@@ -46,6 +49,8 @@ pub struct Doors {
     pub reader: Connection,
     /// What archives are made with, or why none can be: making partitions does not wait for that.
     pub archive: Result<artifact::Doors, Failure>,
+    /// What the audit log's partitions are sealed with; without it none of them goes.
+    pub sealing: Option<Sealing>,
 }
 
 /// What there is and what would be done, or nothing on a standby.
@@ -77,8 +82,8 @@ pub async fn run(options: &Options, doors: &Doors, setting: &Setting) -> Result<
     for rule in &options.rules {
         setting.require_going_on("go on with the next table")?;
         setting.events.step(format!("maintaining the partitions of {}", rule.name));
-        let work =
-            Work { options, rule, maintenance: &maintenance, reader: reader.session(), archives: &archives, setting };
+        let (maintenance, archives, sealing) = (&maintenance, &archives, doors.sealing.as_ref());
+        let work = Work { options, rule, maintenance, reader: reader.session(), archives, sealing, setting };
         if let Err(failure) = work.carry_out(&mut done).await {
             if maintenance.session().is_closed() {
                 return Err(failure);
@@ -108,6 +113,7 @@ struct Done {
     archived: u64,
     detached: u64,
     dropped: u64,
+    pruned: u64,
     findings: Vec<Finding>,
 }
 
@@ -120,11 +126,12 @@ impl Done {
     }
 
     fn outcome(self, tables: usize) -> Outcome {
-        let Self { made, moved, archived, detached, dropped, findings } = self;
+        let Self { made, moved, archived, detached, dropped, pruned, findings } = self;
         let mut parts = vec![format!("{made} made")];
         let more = [(moved, "rows moved out of default"), (archived, "archived"), (detached, "detached and kept")];
         parts.extend(more.into_iter().filter(|(count, _)| *count > 0).map(|(count, what)| format!("{count} {what}")));
         parts.push(format!("{dropped} dropped"));
+        parts.extend((pruned > 0).then(|| format!("{pruned} places of sealed rows pruned")));
         let summary = format!("partitions of {tables} tables: {}", parts.join(", "));
         let verdict = if findings.is_empty() { Verdict::Ok } else { Verdict::Findings };
         Outcome { verdict, findings, ..Outcome::ok(summary) }
@@ -138,6 +145,7 @@ struct Work<'a> {
     maintenance: &'a Maintenance,
     reader: &'a Session,
     archives: &'a Archives<'a>,
+    sealing: Option<&'a Sealing>,
     setting: &'a Setting,
 }
 
@@ -174,6 +182,7 @@ impl Work<'_> {
             self.setting.require_going_on("drop the next partition")?;
             self.retire(&before, retire, done).await?;
         }
+        self.prune_sealed(done).await?;
         // What is alarming now that everything was tried.
         let after = self.survey().await?;
         done.findings.extend(after.findings.iter().cloned());

@@ -43,7 +43,7 @@ impl Work<'_> {
 
     /// Whether the gate opens; the archive is then recorded. An inner nothing means that the rule asks for none.
     async fn passes(&self, retire: &Retire, done: &mut Done) -> Result<Option<Option<Archive>>, Failure> {
-        let evidence = self.evidence(retire, done).await?;
+        let evidence = Box::pin(self.evidence(retire, done)).await?;
         let refusals = gate(&self.rule.rule, &evidence);
         done.findings.extend(refusals.iter().map(|refusal| refusal.finding(retire)));
         if !refusals.is_empty() {
@@ -65,23 +65,23 @@ impl Work<'_> {
         }
         let content = self.archives.content(table).await?;
         evidence.content = Some(content);
-        match self.archives.ensure(table, *oid, content).await {
-            Ok(ready) => {
-                done.archived += u64::from(ready.made);
-                evidence.archive = Some(ready.archive);
-                pass(FailPoint::PartitionArchived)?;
-                if ready.made {
-                    // Rows that came while the archive was being made are in neither sum.
-                    evidence.content = Some(self.archives.content(table).await?);
-                }
-            }
+        let ready = match self.archives.ensure(table, *oid, content).await {
+            Ok(ready) => ready,
             Err(failure) => {
                 let message = format!("failed to {}", failure.full_message());
                 done.find(Finding::new(Severity::Critical, "partition-archive-failed", message), failure.hint);
+                return Ok(evidence);
             }
+        };
+        done.archived += u64::from(ready.made);
+        evidence.archive = Some(ready.archive);
+        pass(FailPoint::PartitionArchived)?;
+        if ready.made {
+            // Rows that came while the archive was being made are in neither sum.
+            evidence.content = Some(self.archives.content(table).await?);
         }
-        if rule.seal {
-            evidence.seal = self.maintenance.seal(*oid).await?;
+        if rule.seal && evidence.content == Some(ready.archive.content) {
+            evidence.seal = self.sealed(&retire.partition, ready, done).await?;
         }
         Ok(evidence)
     }

@@ -4,6 +4,7 @@ use tokio_postgres::types::ToSql;
 
 use crate::model::audit::finding::FirstBad;
 use crate::model::audit::row::RowKey;
+use crate::model::audit::seal::SealedRanges;
 use crate::postgres::audit::snapshot::Partition;
 use crate::postgres::connection::Session;
 use crate::postgres::error::{PostgresError, PostgresErrorKind};
@@ -40,21 +41,23 @@ pub struct Damage {
     pub actual: Option<String>,
 }
 
-/// Compares the log with its side table, on the session's snapshot. `boundaries` are the last places of sealed stretches
-/// with their hashes. Reads and joins everything: minutes on a large log.
+/// Compares the log with its side table, on the session's snapshot, past what is `sealed` and gone. Reads and joins
+/// everything: minutes on a large log.
 pub async fn diagnose(
     session: &Session,
     partitions: &[Partition],
-    boundaries: &[(i64, String)],
+    sealed: &SealedRanges,
 ) -> Result<Vec<Damage>, PostgresError> {
     let ranges = partitions.iter().filter(|partition| !partition.is_default);
     let open = |bound: &Option<String>, end: &str| bound.clone().unwrap_or_else(|| end.to_owned());
     let (lower, upper): (Vec<String>, Vec<String>) =
         ranges.map(|range| (open(&range.lower, "-infinity"), open(&range.upper, "infinity"))).unzip();
-    let (seqs, hashes): (Vec<i64>, Vec<String>) = boundaries.iter().cloned().unzip();
+    let gone = sealed.stretches();
+    let (first, last): (Vec<i64>, Vec<i64>) = gone.iter().map(|stretch| (stretch.first, stretch.last)).unzip();
+    let hashes: Vec<String> = gone.iter().map(|stretch| stretch.tail.to_string()).collect();
     // The joins of a diagnosis need sorting, which streaming does without.
     session.batch("SET LOCAL enable_sort = on").await?;
-    let parameters: [&(dyn ToSql + Sync); 4] = [&lower, &upper, &seqs, &hashes];
+    let parameters: [&(dyn ToSql + Sync); 5] = [&lower, &upper, &last, &hashes, &first];
     let rows = session.client().query(include_str!("../../../sql/audit/diagnose.sql"), &parameters).await?;
     rows.iter().map(damage).collect()
 }

@@ -7,6 +7,7 @@
 pub mod diagnosis;
 pub mod outbox;
 pub mod schema;
+pub mod seals;
 pub mod snapshot;
 pub mod vectors;
 

@@ -14,7 +14,8 @@ use crate::host::Clock;
 use crate::model::audit::CHAIN;
 use crate::model::audit::checkpoint::Origin;
 use crate::model::audit::row::{COPY_COLUMNS, RowFacts};
-use crate::model::audit::tally::{PAIR_FIELDS, PLACE_COLUMNS, PLACE_FIELDS, Places, Tally};
+use crate::model::audit::seal::Walk;
+use crate::model::audit::tally::{PLACE_COLUMNS, PLACE_FIELDS, Places};
 use crate::model::copy_binary::CopyReader;
 use crate::model::digest::Digest;
 use crate::model::table::QualifiedTable;
@@ -29,6 +30,9 @@ const ATTEMPTS: u32 = 5;
 
 /// Rows are hashed as UTF-8, whatever the database is in.
 const ENCODING: &str = "UTF8";
+
+/// The two keys of the lock under which checkpoints are signed: "dbag", "sign".
+const SIGNING: (i32, i32) = (0x6462_6167, 0x7369_676e);
 
 /// A leaf partition of the log.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -107,6 +111,12 @@ impl ChainSnapshot {
         Ok(Reader { session })
     }
 
+    /// Lets one at a time sign a checkpoint of this chain, until the snapshot is released: each names the one before it.
+    pub async fn lock_signing(&self) -> Result<(), PostgresError> {
+        let (class, key) = SIGNING;
+        self.session.batch(&format!("SELECT pg_catalog.pg_advisory_xact_lock({class}, {key})")).await
+    }
+
     /// The hashes at some places, of those that are there.
     pub async fn hashes_at(&self, seqs: &[i64]) -> Result<BTreeMap<i64, Digest>, PostgresError> {
         let rows = self.session.client().query(include_str!("../../../sql/audit/hashes_at.sql"), &[&seqs]).await?;
@@ -130,6 +140,13 @@ impl ChainSnapshot {
             name.into_iter().for_each(|name| *counts.entry(name).or_default() += rows);
         }
         Ok(counts)
+    }
+
+    /// The first and last place of rows whose times lie between the bounds of `partition`; nothing where there is none.
+    pub async fn range_of(&self, lower: &str, upper: &str) -> Result<Option<(i64, i64)>, PostgresError> {
+        let query = include_str!("../../../sql/audit/range_of.sql");
+        let row = self.session.client().query_one(query, &[&lower, &upper]).await?;
+        Ok(row.get::<_, Option<i64>>(0).zip(row.get(1)))
     }
 
     /// Rows of the log, and places, from an instant on (as PostgreSQL reads times).
@@ -177,7 +194,8 @@ fn names_of(partitions: &[Partition]) -> Vec<&QualifiedTable> {
     partitions.iter().map(|partition| &partition.table).collect()
 }
 
-async fn partitions(session: &Session) -> Result<Vec<Partition>, PostgresError> {
+/// The leaf partitions of the log, as the session sees them.
+pub async fn partitions(session: &Session) -> Result<Vec<Partition>, PostgresError> {
     let rows = session.client().query(include_str!("../../../sql/audit/partitions.sql"), &[]).await?;
     let partition = |row: &tokio_postgres::Row| Partition {
         table: QualifiedTable { schema: row.get(1), name: row.get(2) },
@@ -269,20 +287,17 @@ impl Reader {
         Ok(reader.finish()?)
     }
 
-    /// Adds the places of rows from `lower` until before `upper` (as PostgreSQL prints times) to `tally`, each with the
-    /// hash of the place before it.
-    pub async fn pairs(&self, lower: &str, upper: &str, tally: &mut Tally) -> Result<(), PostgresError> {
-        let (lower, upper) = (literal(lower), literal(upper));
+    /// Walks the places from `first` to `last`, in order.
+    pub async fn stretch(&self, first: i64, last: i64, walk: &mut Walk<'_>) -> Result<(), PostgresError> {
         let statement = format!(
-            "COPY (SELECT s.id, s.recorded_at, before.hash, s.hash FROM audit.chain_seq s \
-             LEFT JOIN audit.chain_seq before ON before.seq = s.seq - 1 \
-             WHERE s.recorded_at >= {lower} AND s.recorded_at < {upper}) TO STDOUT (FORMAT binary)"
+            "COPY (SELECT {PLACE_COLUMNS} FROM audit.chain_seq WHERE seq BETWEEN {first} AND {last} ORDER BY seq) \
+             TO STDOUT (FORMAT binary)"
         );
         let mut reader = CopyReader::default();
         let stream = self.session.client().copy_out(&statement).await?;
         let mut stream = std::pin::pin!(stream);
         while let Some(message) = stream.try_next().await? {
-            reader.take(&message, PAIR_FIELDS, |fields| Ok::<_, PostgresError>(tally.add_pair(fields)?))?;
+            reader.take(&message, PLACE_FIELDS, |fields| Ok::<_, PostgresError>(walk.take(fields)?))?;
         }
         Ok(reader.finish()?)
     }

@@ -115,7 +115,7 @@ impl Yard {
     pub fn doors(&self) -> partition::Doors {
         let reader = self.keeper("dbagent_dump");
         let archive = dbagent::ops::dump::Doors { connection: reader.clone(), ..self.site.dump_doors() };
-        partition::Doors { connection: self.keeper("dbagent_part"), reader, archive: Ok(archive) }
+        partition::Doors { connection: self.keeper("dbagent_part"), reader, archive: Ok(archive), sealing: None }
     }
 
     pub async fn maintain(&self) -> Outcome {
