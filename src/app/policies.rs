@@ -3,9 +3,12 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use chrono::{DateTime, Utc};
+
 use crate::app::App;
 use crate::catalog::Repository;
 use crate::model::failure::Failure;
+use crate::model::verb::Verb;
 use crate::ops::expire;
 
 impl App {
@@ -18,7 +21,22 @@ impl App {
             let by_job = plan.job.keys().map(|job| (job.clone(), plan.policy(job, repository, now))).collect();
             policies.insert(repository.clone(), by_job);
         }
-        Ok(expire::Options { policies, grace: self.expire_grace() })
+        Ok(expire::Options { policies, grace: self.expire_grace(), checkpoints: self.checkpoint_ends()? })
+    }
+
+    /// Until when checkpoints of the audit chain are past what the plan keeps, by repository. Several jobs: the longest.
+    fn checkpoint_ends(&self) -> Result<BTreeMap<String, DateTime<Utc>>, Failure> {
+        let jobs = || {
+            self.loaded.plan.iter().flat_map(|plan| plan.job.values()).filter(|job| job.verb == Verb::AuditCheckpoint)
+        };
+        let now = self.clock.now();
+        let end = |repository: &String| {
+            let ends = jobs().map(|job| job.keep_in(repository).and_then(|keep| keep.age).map(|age| age.before(now)));
+            // A job that keeps for ever keeps all.
+            let ends: Option<Vec<DateTime<Utc>>> = ends.collect();
+            Some((repository.clone(), ends?.into_iter().min()?))
+        };
+        Ok(self.loaded.config.repository.keys().filter_map(end).collect())
     }
 
     /// The repositories to expire in, and those that cannot be opened, which must not hold up the others.

@@ -44,6 +44,7 @@ fn show(plans: &[RepositoryPlan], output: &Output) {
             "leftovers": plan.leftovers.orphans.iter().map(ToString::to_string).collect::<Vec<_>>(),
             "unfinished_uploads": plan.leftovers.uploads.len(),
             "foreign": plan.leftovers.foreign,
+            "checkpoints": plan.checkpoints.map_or(0, |(_, count)| count),
         })
     };
     let result = json!({"repositories": plans.iter().map(json_of).collect::<Vec<_>>()});
@@ -65,6 +66,12 @@ fn text_of(plan: &RepositoryPlan, output: &Output) -> String {
     let leftovers = plan.leftovers.count();
     if leftovers > 0 {
         text.push_str(&format!("\n{leftovers} leftovers of dead runs would be cleared away"));
+    }
+    if let Some((before, count @ 1..)) = plan.checkpoints {
+        text.push_str(&format!(
+            "\n{count} checkpoints of the audit chain taken before {} would go",
+            tables::instant(before)
+        ));
     }
     for name in &plan.leftovers.foreign {
         text.push_str(&format!("\nnot ours, left alone: {name}"));

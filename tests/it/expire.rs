@@ -28,7 +28,8 @@ fn setting() -> Setting {
 
 /// Expires without any rule and without grace: only leftovers can go.
 async fn clear(repository: &Repository) -> Outcome {
-    let options = expire::Options { policies: Default::default(), grace: Duration::ZERO };
+    let options =
+        expire::Options { policies: Default::default(), grace: Duration::ZERO, checkpoints: Default::default() };
     expire::run(std::slice::from_ref(repository), &options, &setting()).await.unwrap()
 }
 
@@ -85,7 +86,7 @@ async fn expire_all(repository: &Repository) -> Outcome {
     let keep = Keep { age: Some("1 s".parse().unwrap()), ..Keep::default() };
     let policy = Policy { keep: Some(keep), floor: None, overdue_after: None };
     let policies = BTreeMap::from([(repository.name.clone(), BTreeMap::from([("full".to_owned(), policy)]))]);
-    let options = expire::Options { policies, grace: Duration::ZERO };
+    let options = expire::Options { policies, grace: Duration::ZERO, checkpoints: Default::default() };
     expire::run(std::slice::from_ref(repository), &options, &setting()).await.unwrap()
 }
 

@@ -332,7 +332,8 @@ async fn f02_expiry_clears_what_dead_pushes_left_and_nothing_that_a_record_names
     let plain = names::object(file(segments[0]), true, None).unwrap();
     let junk = || Bytes::from_static(b"half of something");
     repository.storage.put(&plain, junk(), &PutOptions::default()).await.unwrap();
-    let options = |grace| dbagent::ops::expire::Options { policies: Default::default(), grace };
+    let options =
+        |grace| dbagent::ops::expire::Options { policies: Default::default(), grace, checkpoints: Default::default() };
     let setting = crate::wal_sync::setting();
     let expire = async |grace| {
         let repositories = std::slice::from_ref(&repository);

@@ -9,7 +9,10 @@ mod plan;
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use chrono::{DateTime, Utc};
+
 use crate::catalog::{CatalogErrorKind, Inventory, Repository, Unsigned};
+use crate::model::audit::CHAIN;
 use crate::model::failure::{Failure, FailureKind};
 use crate::model::outcome::{Finding, Outcome, RepositoryOutcome, Severity, Verdict};
 use crate::model::retention::Policy;
@@ -27,6 +30,8 @@ pub struct Options {
     pub policies: BTreeMap<String, BTreeMap<String, Policy>>,
     /// How old something must be before it can be a dead run's.
     pub grace: Duration,
+    /// By repository, the instant before which checkpoints of the audit chain may go; none where they are kept for ever.
+    pub checkpoints: BTreeMap<String, DateTime<Utc>>,
 }
 
 /// What would happen in one repository.
@@ -38,6 +43,8 @@ pub struct RepositoryPlan {
     pub fates: Vec<Fate>,
     /// What dead runs left.
     pub leftovers: Leftovers,
+    /// The instant before which checkpoints of the audit chain go, and how many those are.
+    pub checkpoints: Option<(DateTime<Utc>, u64)>,
     /// What is wrong with the repository.
     pub findings: Vec<Finding>,
 }
@@ -56,7 +63,11 @@ pub async fn plan(repository: &Repository, options: &Options, setting: &Setting)
     let policies = options.policies.get(&repository.name).unwrap_or(&nothing);
     let fates = plan::decide(&inventory, &leased, policies, options.grace, now);
     let leftovers = Leftovers::find(repository, &inventory, options.grace, now).await?;
-    Ok(RepositoryPlan { repository: repository.clone(), fates, leftovers, findings: inventory.findings })
+    let checkpoints = match options.checkpoints.get(&repository.name) {
+        Some(before) => Some((*before, repository.checkpoints_before(CHAIN, *before).await?)),
+        None => None,
+    };
+    Ok(RepositoryPlan { repository: repository.clone(), fates, leftovers, checkpoints, findings: inventory.findings })
 }
 
 /// Carries the plan out in every repository; one that fails does not hold up the others.
@@ -83,8 +94,10 @@ pub async fn run(repositories: &[Repository], options: &Options, setting: &Setti
         (false, false) => Verdict::Findings,
         (false, true) => Verdict::Ok,
     };
-    let Totals { artifacts, leftovers, bytes } = totals;
-    let summary = format!("{artifacts} backups and {leftovers} leftovers deleted, {} freed", ByteSize(bytes));
+    let Totals { artifacts, leftovers, bytes, checkpoints } = totals;
+    let checkpoints = if checkpoints > 0 { format!(", {checkpoints} checkpoints expired") } else { String::new() };
+    let summary =
+        format!("{artifacts} backups and {leftovers} leftovers deleted, {} freed{checkpoints}", ByteSize(bytes));
     Ok(Outcome { verdict, repositories: outcomes, findings, ..Outcome::ok(summary) })
 }
 
@@ -93,6 +106,7 @@ struct Totals {
     artifacts: u64,
     leftovers: u64,
     bytes: u64,
+    checkpoints: u64,
 }
 
 async fn apply(
@@ -101,7 +115,7 @@ async fn apply(
     totals: &mut Totals,
     findings: &mut Vec<Finding>,
 ) -> Result<(), Failure> {
-    let RepositoryPlan { repository, fates, leftovers, findings: found } = plan;
+    let RepositoryPlan { repository, fates, leftovers, checkpoints, findings: found } = plan;
     let mut failed = None;
     findings.extend(found);
     for fate in fates.iter().filter(|fate| !fate.keep) {
@@ -124,6 +138,10 @@ async fn apply(
         }
     }
     totals.leftovers += leftovers.clear(&repository, setting.clock.now()).await?;
+    if let Some((before, 1..)) = checkpoints {
+        setting.require_going_on("expire checkpoints")?;
+        totals.checkpoints += repository.expire_checkpoints(CHAIN, before, setting.clock.now()).await?;
+    }
     failed.map_or(Ok(()), Err)
 }
 
