@@ -9,11 +9,12 @@ use crate::config::{self, Checklist, Plan};
 use crate::host::Spool;
 use crate::model::failure::{Failure, FailureKind};
 use crate::model::schedule::Schedule;
-use crate::model::status::{StatusModel, WalStatus};
+use crate::model::status::{StatusModel, WalStatus, longest_age};
 use crate::model::verb::Verb;
 use crate::ops::check::{self, CheckLine, Encryption, Keys};
 use crate::ops::{Setting, status};
 use crate::postgres::DumpScope;
+use crate::steps::chain_facts::{self, ChainDoor};
 use crate::steps::wal::survey;
 
 /// Longest wait for a table's lock in a rehearsal: a check holds nobody up.
@@ -70,6 +71,16 @@ impl App {
         let now = setting.clock.now();
         let jobs = self.status_jobs();
         let wal = self.wal_status(repositories, setting).await;
+        let chain = match self.chain_door() {
+            Some(door) => Some(chain_facts::chain(&door, repositories, now).await),
+            None => None,
+        };
+        let partitions = match self.partition_checks() {
+            Some(check::Partitions { connection, reader, rules }) => {
+                chain_facts::calendars(&connection, &reader, &rules, now).await
+            }
+            None => Vec::new(),
+        };
         let repositories = status::read_repositories(repositories, unopened, now).await;
         let (folder, of, own) = (self.history_folder(), jobs.clone(), setting.run);
         let runs = tokio::task::spawn_blocking(move || status::last_runs(&folder, &of, own)).await;
@@ -80,6 +91,8 @@ impl App {
             repositories,
             runs: runs.unwrap_or_else(|error| Err(format!("read the run history: {error}"))),
             wal,
+            chain,
+            partitions,
         };
         status::assemble(&inputs, now)
     }
@@ -140,6 +153,24 @@ impl App {
         Some(check::AuditChain {
             connection: self.connection(Verb::AuditVerify, job.database.as_deref()),
             spool: Spool::new(self.loaded.config.state_dir.join("alerts")),
+        })
+    }
+
+    /// Where the status looks at the chain, and how old what is signed of it may be: twice the plan's intervals.
+    fn chain_door(&self) -> Option<ChainDoor> {
+        let plan = self.loaded.plan.as_ref()?;
+        let check::AuditChain { connection, spool } = self.audit_chain()?;
+        let now = self.clock.now();
+        let longest = |verb: Verb| {
+            let jobs = plan.job.values().filter(|job| job.enabled && job.verb == verb);
+            let ages = jobs.filter_map(|job| longest_age(&due(plan, job)?, now));
+            ages.map(|age| age.num_seconds()).min()
+        };
+        Some(ChainDoor {
+            connection,
+            spool,
+            longest_without_checkpoint: longest(Verb::AuditCheckpoint),
+            longest_unverified: longest(Verb::AuditVerify),
         })
     }
 

@@ -5,6 +5,7 @@ use tokio_util::sync::CancellationToken;
 use crate::app::App;
 use crate::cli::output::{Output, Tone};
 use crate::cli::{Code, tables};
+use crate::model::chain_status::CalendarStatus;
 use crate::model::event::Events;
 use crate::model::failure::{Failure, FailureKind};
 use crate::model::outcome::{Finding, Severity};
@@ -36,6 +37,15 @@ fn text(model: &StatusModel, output: &Output) -> String {
     if !model.wal.is_empty() {
         let rows = model.wal.iter().map(|wal| wal_row(wal, output)).collect();
         parts.push(tables::table(&["WAL of timeline", "repository", "from", "to", "stored", "state"], rows));
+    }
+    if let Some(chain) = &model.chain {
+        let tone = if chain.complaints(model.at).is_empty() { Tone::Good } else { Tone::Bad };
+        let alerts = chain.open_alerts.map_or("unknown".to_owned(), |count| count.to_string());
+        parts.push(format!("audit chain: {}; open alerts {alerts}", output.paint(tone, &chain.line(model.at))));
+    }
+    if !model.partitions.is_empty() {
+        let rows = model.partitions.iter().map(|calendar| calendar_row(calendar, output)).collect();
+        parts.push(tables::table(&["months of", "partitions", "ahead", "rows in default", "past retention"], rows));
     }
     let findings: Vec<_> = model.repositories.iter().flat_map(|repository| &repository.findings).collect();
     parts.extend(findings.into_iter().map(|finding| finding_text(finding, output)));
@@ -120,6 +130,21 @@ fn wal_row(wal: &WalStatus, output: &Output) -> Vec<String> {
     };
     let newest = wal.newest.map_or("-".to_owned(), tables::instant);
     vec![wal.timeline.0.to_string(), wal.repository.clone(), name(wal.first), name(wal.last), newest, state]
+}
+
+fn calendar_row(calendar: &CalendarStatus, output: &Output) -> Vec<String> {
+    let CalendarStatus { table, partitions, ahead, rows_in_default, overdue, unknown } = calendar;
+    if let Some(why) = unknown {
+        let unknown = output.paint(Tone::Bad, &format!("unknown: failed to {why}"));
+        return vec![table.clone(), unknown, String::new(), String::new(), String::new()];
+    }
+    let warned = |count: &u64| match count {
+        0 => "0".to_owned(),
+        count => output.paint(Tone::Warning, &count.to_string()),
+    };
+    let tone = if calendar.complaint().is_some() { Tone::Bad } else { Tone::Good };
+    let ahead = output.paint(tone, &ahead.to_string());
+    vec![table.clone(), partitions.to_string(), ahead, warned(rows_in_default), warned(overdue)]
 }
 
 pub(super) fn finding_text(finding: &Finding, output: &Output) -> String {

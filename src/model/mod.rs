@@ -7,6 +7,7 @@ pub mod audit;
 pub mod base;
 pub mod buckets;
 pub mod chain;
+pub mod chain_status;
 pub mod copy_binary;
 pub mod copy_text;
 pub mod digest;

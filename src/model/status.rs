@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 use chrono::{DateTime, TimeDelta, Utc};
 use serde::{Deserialize, Serialize};
 
+use crate::model::chain_status::{CalendarStatus, ChainStatus};
 use crate::model::id::{ArtifactId, RunId};
 use crate::model::lsn::Timeline;
 use crate::model::manifest::{Verification, VerificationLevel};
@@ -36,6 +37,12 @@ pub struct StatusModel {
     /// Archived WAL, by timeline and repository; empty where the plan archives none.
     #[serde(default)]
     pub wal: Vec<WalStatus>,
+    /// The audit chain; absent where the plan verifies none.
+    #[serde(default)]
+    pub chain: Option<ChainStatus>,
+    /// The months of the tables that the plan has partition rules for.
+    #[serde(default)]
+    pub partitions: Vec<CalendarStatus>,
     /// Why the run history could not be read, if it could not: then no last run is known.
     pub history_unreadable: Option<String>,
 }
@@ -223,7 +230,8 @@ impl StatusModel {
         let all_current = dumps().all(|dump| !dump.copies.is_empty() && dump.is_current());
         let sound = self.repositories.iter().all(RepositoryStatus::is_sound);
         let wal_whole = self.wal.iter().all(|wal| wal.lost == 0);
-        self.green = dumps().next().is_some() && all_current && sound && wal_whole;
+        let watched = self.complaints().is_empty();
+        self.green = dumps().next().is_some() && all_current && sound && wal_whole && watched;
         self.headline = self.sentences();
         self
     }
@@ -244,9 +252,16 @@ impl StatusModel {
         missing.extend(
             lost.map(|wal| format!("{} lacks {}", wal.repository, counted(wal.lost, "WAL segment", "WAL segments"))),
         );
+        missing.extend(self.complaints());
         missing.dedup();
         let but = if missing.is_empty() { String::new() } else { format!(" But {}.", missing.join("; ")) };
         format!("You can restore {}.{but}", can.join(" and "))
+    }
+
+    /// What is wrong with the audit chain and the months of partitioned tables.
+    fn complaints(&self) -> Vec<String> {
+        let chain = self.chain.iter().flat_map(|chain| chain.complaints(self.at));
+        chain.chain(self.partitions.iter().filter_map(CalendarStatus::complaint)).collect()
     }
 
     fn nothing(&self) -> &'static str {
@@ -403,6 +418,8 @@ mod tests {
             repositories,
             history_unreadable: None,
             wal: Vec::new(),
+            chain: None,
+            partitions: Vec::new(),
         }
         .judged()
     }

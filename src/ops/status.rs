@@ -12,6 +12,7 @@ use chrono::{DateTime, TimeDelta, Utc};
 use crate::catalog::history::{self, Filter, HistoryError, Remembered, RunRecord, RunResult};
 use crate::catalog::wal::Coverage;
 use crate::catalog::{Artifact, Inventory, Repository, Unsigned};
+use crate::model::chain_status::{CalendarStatus, ChainStatus};
 use crate::model::failure::{Failure, FailureKind};
 use crate::model::id::RunId;
 use crate::model::outcome::{Finding, Severity, Verdict};
@@ -73,6 +74,10 @@ pub struct Inputs {
     pub runs: Result<BTreeMap<String, Runs>, String>,
     /// Archived WAL.
     pub wal: Vec<WalStatus>,
+    /// The audit chain.
+    pub chain: Option<ChainStatus>,
+    /// The months of partitioned tables.
+    pub partitions: Vec<CalendarStatus>,
 }
 
 /// What `survey` says of each timeline in each repository.
@@ -160,6 +165,8 @@ pub fn assemble(inputs: &Inputs, now: DateTime<Utc>) -> StatusModel {
         jobs: inputs.jobs.iter().map(|job| job_status(job, runs.get(&job.name), &inputs.repositories, now)).collect(),
         repositories: inputs.repositories.iter().map(repository_status).collect(),
         wal: inputs.wal.clone(),
+        chain: inputs.chain.clone(),
+        partitions: inputs.partitions.clone(),
         history_unreadable: inputs.runs.as_ref().err().cloned(),
     };
     model.judged()

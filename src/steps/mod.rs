@@ -6,6 +6,7 @@ pub mod alert;
 pub mod artifact;
 pub mod bc003;
 pub mod bury;
+pub mod chain_facts;
 pub mod checkpoint;
 pub mod copy_artifact;
 pub mod full_dump;

@@ -65,7 +65,8 @@ fn holding(artifacts: Vec<Artifact>) -> Read {
 
 fn assembled(repositories: Vec<Read>, jobs: Vec<Job>) -> StatusModel {
     let runs = Ok(BTreeMap::new());
-    assemble(&Inputs { cluster: "c".into(), plan: Some("p".into()), jobs, repositories, runs, wal: Vec::new() }, now())
+    let (cluster, plan, wal) = ("c".into(), Some("p".into()), Vec::new());
+    assemble(&Inputs { cluster, plan, jobs, repositories, runs, wal, chain: None, partitions: Vec::new() }, now())
 }
 
 /// The freshness of the one job in the one repository, and whether all is green.
@@ -161,7 +162,8 @@ fn the_last_run_is_the_last_that_ended_and_ones_own_is_none() {
     }
     let repositories = vec![holding(Vec::new())];
     let runs = last_runs(&folder, &jobs, own.run);
-    let inputs = Inputs { cluster: "c".into(), plan: None, jobs: jobs.to_vec(), repositories, runs, wal: Vec::new() };
+    let (cluster, jobs, wal, partitions) = ("c".into(), jobs.to_vec(), Vec::new(), Vec::new());
+    let inputs = Inputs { cluster, plan: None, jobs, repositories, runs, wal, chain: None, partitions };
     let model = assemble(&inputs, now());
     let last = model.jobs[0].last.as_ref().unwrap();
     assert_eq!((last.result, last.message.as_str()), (LastResult::Failed, "failed to dump"));
@@ -177,6 +179,8 @@ fn f114_a_history_that_cannot_be_read_is_said_and_no_last_run_invented() {
         repositories: vec![holding(vec![artifact("full", 1)])],
         runs: Err("read it".into()),
         wal: Vec::new(),
+        chain: None,
+        partitions: Vec::new(),
     };
     let model = assemble(&inputs, now());
     assert_eq!(model.history_unreadable.as_deref(), Some("read it"));

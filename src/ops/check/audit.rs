@@ -2,8 +2,12 @@
 //!
 //! Reads catalogs and the outbox; rows are the verification's concern.
 
+use chrono::{DateTime, Utc};
+
 use crate::host::Spool;
+use crate::model::chain_status::ChainStatus;
 use crate::model::failure::Failure;
+use crate::model::status::StatusModel;
 use crate::ops::check::{CheckLine, again};
 use crate::postgres::audit::outbox::Outbox;
 use crate::postgres::audit::schema;
@@ -11,6 +15,7 @@ use crate::postgres::{Connection, copy};
 
 const PROTECTION: &str = "audit-chain";
 const ALERTS: &str = "audit-alerts";
+const EVIDENCE: &str = "audit-signed";
 
 /// The chain that the plan verifies.
 #[derive(Debug)]
@@ -21,7 +26,11 @@ pub struct AuditChain {
     pub spool: Spool,
 }
 
-pub(super) async fn check(chain: Option<&AuditChain>) -> Vec<CheckLine> {
+pub(super) async fn check(
+    chain: Option<&AuditChain>,
+    status: &Result<StatusModel, Failure>,
+    now: DateTime<Utc>,
+) -> Vec<CheckLine> {
     let Some(chain) = chain else { return Vec::new() };
     let protection = match protection(chain).await {
         Ok(line) => line,
@@ -31,7 +40,28 @@ pub(super) async fn check(chain: Option<&AuditChain>) -> Vec<CheckLine> {
         Ok(line) => line,
         Err(failure) => CheckLine::failed(ALERTS, "the alerts", &failure),
     };
-    vec![protection, alerts]
+    vec![protection, alerts].into_iter().chain(evidence(status, now)).collect()
+}
+
+/// Whether what is signed of the chain is as new as the plan wants it.
+fn evidence(status: &Result<StatusModel, Failure>, now: DateTime<Utc>) -> Option<CheckLine> {
+    let chain = match status {
+        Ok(status) => status.chain.as_ref()?,
+        Err(failure) => return Some(CheckLine::failed(EVIDENCE, "the signed state of the audit chain", failure)),
+    };
+    // Open alerts have a line of their own.
+    let complaints = ChainStatus { open_alerts: Some(0), ..chain.clone() }.complaints(now);
+    Some(match complaints.as_slice() {
+        [] => CheckLine::ok(EVIDENCE, format!("the audit chain: {}", chain.line(now))),
+        complaints => {
+            let message = format!("{} ({})", complaints.join("; "), chain.line(now));
+            CheckLine::fail(
+                EVIDENCE,
+                message,
+                "`dbagent job history` says why; `dbagent audit verify`, `dbagent audit checkpoint`",
+            )
+        }
+    })
 }
 
 async fn protection(chain: &AuditChain) -> Result<CheckLine, Failure> {

@@ -143,6 +143,8 @@ mod tests {
             repositories: Vec::new(),
             history_unreadable: Some("read it".into()),
             wal: Vec::new(),
+            chain: None,
+            partitions: Vec::new(),
         };
         let lines = check(&Ok(nothing), now());
         assert_eq!(lines.iter().map(|line| line.status).collect::<Vec<_>>(), [Status::Fail, Status::Fail]);

@@ -162,7 +162,7 @@ pub async fn run(doors: &Doors, setting: &Setting) -> Vec<CheckLine> {
         lines.extend(server::check(doors, setting).await);
         lines.extend(dumps::check(&doors.dumps, setting).await);
         lines.extend(partitions::check(doors.partitions.as_ref(), setting).await);
-        lines.extend(audit::check(doors.audit.as_ref()).await);
+        lines.extend(audit::check(doors.audit.as_ref(), &doors.status, setting.clock.now()).await);
         setting.events.step("checking the repositories");
         lines.extend(repositories::check(doors, setting).await);
         lines.extend(wal::check(doors, setting).await);
