@@ -49,6 +49,7 @@ mod increment_history;
 mod increment_workload;
 mod init;
 mod leadership;
+mod migration;
 mod ownership;
 mod partition;
 mod partition_convert;
