@@ -267,6 +267,63 @@ fn g10_an_agent_killed_between_any_two_steps_loses_no_alert() {
     assert_eq!(fired, 3);
 }
 
+/// Agents killed between two steps, listeners that come late, a database that is down, five hundred times.
+#[cfg(feature = "long")]
+#[test]
+fn g10_long_five_hundred_alerts_are_all_heard() {
+    use std::os::unix::process::ExitStatusExt as _;
+    use std::time::Instant;
+
+    const RUNS: usize = 500;
+    let mut desk = desk();
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    let points = ["alert.spooled", "alert.kept", "alert.sent"];
+    desk.site.ask("SET session_replication_role = replica; UPDATE audit_logs SET action = 'x' WHERE id = (SELECT id FROM audit.chain_seq WHERE seq = 3)");
+    let (mut took, mut fired) = (Vec::new(), [0; 5]);
+    for run in 0..RUNS {
+        let listen = |desk: &Desk| runtime.block_on(Listener::new(&desk.site.server, "shop"));
+        let (mut listener, kind) = match run % 5 {
+            at @ 0..=2 => {
+                let listener = listen(&desk);
+                let point = format!("{}=kill", points[at]);
+                let killed = desk.command(&["audit", "verify"]).env("DBAGENT_FAILPOINT", point).output().unwrap();
+                fired[at] += i32::from(killed.status.signal() == Some(9));
+                (listener, "ROW_ALTERED")
+            }
+            3 => {
+                desk.run(&["audit", "verify"]);
+                fired[3] += desk
+                    .site
+                    .ask("SELECT max(sends) FROM audit.alert_outbox WHERE acknowledged_at IS NULL")
+                    .parse::<i32>()
+                    .unwrap();
+                desk.site.ask("UPDATE audit.alert_outbox SET last_sent_at = now() - interval '5 minutes'");
+                (listen(&desk), "ROW_ALTERED")
+            }
+            _ => {
+                desk.site.server.stop();
+                fired[4] += i32::from(!desk.run(&["audit", "verify"]).status.success());
+                desk.site.server.resume().unwrap();
+                (listen(&desk), "VERIFY_FAILED_TO_RUN")
+            }
+        };
+        let recovered = Instant::now();
+        desk.run(&["audit", "checkpoint"]);
+        let told = runtime.block_on(listener.next());
+        took.push(recovered.elapsed());
+        assert_eq!(told["kind"], kind, "run {run}");
+        desk.json(0, &["alert", "ack", "--all", "--by", "test"]);
+    }
+    took.sort_unstable();
+    crate::audit_stage::figure(&format!(
+        "{RUNS} alerts, {fired:?} faults fired, all heard; median {:?}, longest {:?}",
+        took[RUNS / 2],
+        took[RUNS - 1]
+    ));
+    assert_eq!(fired, [100; 5]);
+    assert!(took[RUNS / 2] < Duration::from_secs(5) && took[RUNS - 1] < Duration::from_secs(300));
+}
+
 #[test]
 fn f106b_a_restored_log_keeps_its_hashes_and_goes_on_as_the_same_chain() {
     let desk = desk();

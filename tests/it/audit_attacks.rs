@@ -266,6 +266,7 @@ async fn campaign(seed: u64, rounds: u32) -> u32 {
         }
     }
     assert_eq!(arena.after("SELECT", false).await, [], "nothing was left behind");
+    crate::audit_stage::figure(&format!("{carried_out} attacks, every one named with its kind and its first bad row"));
     carried_out
 }
 
