@@ -86,9 +86,11 @@ impl Dump<'_> {
     /// Sends all objects at once. Gives the tables with what they add up to.
     async fn make_all(&self, targets: &mut [Target]) -> Result<Vec<TableRecord>, Failure> {
         let mut records = self.coordinator.table_records();
+        // Holds the password's file: the programs read it whenever they connect, which may be after all are started.
+        let environment = self.maker.doors.connection.child_environment()?;
         let mut supplies = Vec::new();
         for role in [ObjectRole::Roles, ObjectRole::Schema, ObjectRole::Data] {
-            supplies.push(self.supply(role)?);
+            supplies.push(self.supply(role, &environment)?);
         }
         let rows = self.maker.make_all(supplies, targets).await?.pop().unwrap_or_default();
         self.record(rows, &mut records, targets).await?;
@@ -112,9 +114,8 @@ impl Dump<'_> {
         self.maker.put_buckets(keys, records, targets).await
     }
 
-    fn supply(&self, role: ObjectRole) -> Result<Supply, Failure> {
-        let environment = self.maker.doors.connection.child_environment()?;
-        let (spec, step, coding) = self.source(role, &environment)?;
+    fn supply(&self, role: ObjectRole, environment: &ChildEnvironment) -> Result<Supply, Failure> {
+        let (spec, step, coding) = self.source(role, environment)?;
         self.maker.setting.events.step(step);
         let child = Child::spawn(&spec)?;
         pass(FailPoint::DumpSpawned)?;

@@ -232,3 +232,16 @@ async fn what_belongs_to_the_database_itself_comes_back_with_it() {
     let notes = notes.lock().unwrap().join("\n");
     assert!(notes.contains("passing") && notes.contains("app.secret") && !notes.contains("xyzzy"), "{notes}");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn programs_that_are_slow_to_connect_still_find_the_password() {
+    let site = Site::with_passwords();
+    let slow = "#!/bin/bash\ncase \"$*\" in *--version*) ;; *) sleep 1;; esac\nexec REAL \"$@\"\n";
+    let directory = crate::dump_faults::tools_with(&site, slow);
+    let mut doors = site.dump_doors();
+    doors.tools = dbagent::postgres::ClientTools::find(Some(&directory), 14).unwrap();
+    let outcome = dump::run(&site.dump_options(), &doors, &site.setting()).await.unwrap();
+    assert_eq!(outcome.verdict, Verdict::Ok, "{outcome:?}");
+    let restored = site.restore_database("copy").await.unwrap();
+    assert!(restored.proofs.iter().all(|proof| proof.holds()) && restored.rows() == 7550);
+}

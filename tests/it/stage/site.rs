@@ -51,7 +51,17 @@ impl Site {
     pub fn made_with(settings: &[(&str, &str)], initdb: &[&str]) -> Self {
         let settings = settings.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
         let initdb = initdb.iter().map(|argument| (*argument).to_owned()).collect();
-        let server = ScratchServer::start(ScratchOptions { settings, initdb, ..ScratchOptions::default() }).unwrap();
+        Self::of(ScratchOptions { settings, initdb, ..ScratchOptions::default() })
+    }
+
+    /// A site whose server also takes logins with passwords, on a port of 127.0.0.1.
+    pub fn with_passwords() -> Self {
+        let password = Some(secrecy::SecretString::from("the superuser's"));
+        Self::of(ScratchOptions { password, ..ScratchOptions::default() })
+    }
+
+    fn of(options: ScratchOptions) -> Self {
+        let server = ScratchServer::start(options).unwrap();
         server.sql("CREATE DATABASE shop").unwrap();
         server.sql_in("shop", SHOP).unwrap();
         let now = SystemClock::new().now();
