@@ -6,7 +6,6 @@ use std::time::Duration;
 use chrono::{DateTime, Utc};
 
 use crate::app::App;
-use crate::catalog::Repository;
 use crate::model::failure::Failure;
 use crate::model::verb::Verb;
 use crate::ops::expire;
@@ -39,12 +38,12 @@ impl App {
         Ok(self.loaded.config.repository.keys().filter_map(end).collect())
     }
 
-    /// The repositories to expire in, and those that cannot be opened, which must not hold up the others.
-    pub async fn expire_doors(&self) -> Result<(Vec<Repository>, Vec<(String, Failure)>), Failure> {
+    /// The repositories to expire in; those that cannot be opened must not hold up the others.
+    pub async fn expire_doors(&self) -> Result<expire::Doors, Failure> {
         let (repositories, mut unopened) = self.try_repositories(None).await?;
         match (repositories.is_empty(), unopened.pop()) {
             (true, Some((_, failure))) => Err(failure),
-            (_, last) => Ok((repositories, unopened.into_iter().chain(last).collect())),
+            (_, last) => Ok(expire::Doors { repositories, unopened: unopened.into_iter().chain(last).collect() }),
         }
     }
 

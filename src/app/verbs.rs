@@ -75,12 +75,7 @@ impl App {
                 let doors = self.base_doors(job, only).await?;
                 base_backup::run(&self.base_options(name, job)?, &doors, setting).await
             }
-            Verb::Expire => {
-                let (repositories, unopened) = self.expire_doors().await?;
-                let mut outcome = expire::run(&repositories, &self.expire_options()?, setting).await?;
-                expire::note_unopened(&mut outcome, unopened);
-                Ok(outcome)
-            }
+            Verb::Expire => expire::run(&self.expire_doors().await?, &self.expire_options()?, setting).await,
             Verb::Partition => {
                 let (options, doors) = (self.partition_options(name, job, false)?, self.partition_doors(job).await?);
                 Box::pin(partition::run(&options, &doors, setting)).await

@@ -52,6 +52,8 @@ pub struct Inventory {
     pub artifacts: Vec<Artifact>,
     /// Commits in the log without manifest or tombstone: their runs died, or somebody deleted them.
     pub unfinished: Vec<Unfinished>,
+    /// Manifests that are not taken for artifacts; a finding says why for each.
+    pub refused: Vec<ObjectKey>,
     /// Manifests of buried artifacts that are still there: whoever buried them died, or somebody put them back.
     pub half_buried: Vec<ObjectKey>,
     /// What is wrong with the repository.
@@ -122,7 +124,10 @@ impl Inventory {
             }
             match gate.admit(&found, stands) {
                 Ok(artifact) => inventory.artifacts.push(artifact),
-                Err(error) => inventory.findings.push(refused(repository, &found.key, &error)),
+                Err(error) => {
+                    inventory.findings.push(refused(repository, &found.key, &error));
+                    inventory.refused.push(found.key);
+                }
             }
         }
         // What was committed after the listing has its manifest, unseen.

@@ -139,6 +139,11 @@ pub fn is_ours(key: &ObjectKey) -> bool {
     own_folder || ArtifactName::of_object(key).is_some_and(|name| name.tells_an_instant())
 }
 
+/// Whether `key` is of a base backup.
+pub fn is_of_base(key: &ObjectKey) -> bool {
+    key.components().next() == Some(BASE_FOLDER)
+}
+
 /// Whether `key` is a manifest.
 pub fn is_manifest(key: &ObjectKey) -> bool {
     ArtifactName::of_manifest(key).is_some()

@@ -41,6 +41,10 @@ pub enum FailPoint {
     ExpireManifestDeleted,
     /// One of its objects is deleted.
     ExpireObjectDeleted,
+    /// The record of a WAL file that goes is deleted; its bytes are not.
+    ExpireWalRecordDeleted,
+    /// A WAL file that goes is deleted.
+    ExpireWalObjectDeleted,
     /// A base backup has begun on the server.
     BaseStarted,
     /// Some of a part has been read.
@@ -111,7 +115,7 @@ pub enum FailPoint {
 
 impl FailPoint {
     /// Every point, in the order of a run.
-    pub const ALL: [Self; 48] = [
+    pub const ALL: [Self; 50] = [
         Self::DumpSnapshot,
         Self::DumpSpawned,
         Self::DumpFirstByte,
@@ -127,6 +131,8 @@ impl FailPoint {
         Self::ExpireTombstonePut,
         Self::ExpireManifestDeleted,
         Self::ExpireObjectDeleted,
+        Self::ExpireWalRecordDeleted,
+        Self::ExpireWalObjectDeleted,
         Self::BaseStarted,
         Self::PartMidStream,
         Self::BasePartCommitted,
@@ -180,6 +186,8 @@ impl FailPoint {
             Self::ExpireTombstonePut => "expire.tombstone_put",
             Self::ExpireManifestDeleted => "expire.manifest_deleted",
             Self::ExpireObjectDeleted => "expire.object_deleted",
+            Self::ExpireWalRecordDeleted => "expire.wal_record_deleted",
+            Self::ExpireWalObjectDeleted => "expire.wal_object_deleted",
             Self::BaseStarted => "base.started",
             Self::PartMidStream => "part.mid_stream",
             Self::BasePartCommitted => "base.part_committed",

@@ -32,3 +32,4 @@ pub mod table;
 pub mod timeline;
 pub mod verb;
 pub mod wal;
+pub mod wal_retention;

@@ -6,6 +6,10 @@
 //! job has not made a good one for too long nothing of it goes. What was made in the future (a clock that jumped) stays and counts for
 //! nothing. Apart from
 //! that guard, a decision to expire never turns back as time goes on.
+//!
+//! Base backups lie on timelines, and the newest one may not lead to where the cluster is now: after a recovery into the
+//! past only older ones do. So where the last good one and the beginning of a window are meant, they are meant for each
+//! timeline that is still written.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -16,8 +20,9 @@ use chrono::{DateTime, Datelike, TimeDelta, Utc};
 
 use crate::model::id::ArtifactId;
 use crate::model::keep::Keep;
-use crate::model::lsn::SystemId;
+use crate::model::lsn::{SystemId, Timeline};
 use crate::model::span::Span;
+use crate::model::wal_retention::Timelines;
 
 /// An artifact as retention sees it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -38,6 +43,9 @@ pub struct Candidate {
     pub leased: bool,
     /// What it builds upon.
     pub parent: Option<ArtifactId>,
+    /// Of a base backup: the timelines that a copy of it can be followed to, by what is stored of its own log on the way.
+    /// One without any is never good.
+    pub leads_to: Option<BTreeSet<Timeline>>,
 }
 
 /// What holds for the artifacts of one job. The default keeps for ever.
@@ -83,6 +91,8 @@ pub enum Reason {
     Floor(Span),
     /// The last good one of its job, or the one before where they are whole backups.
     LastGood,
+    /// The last good one that leads to where the cluster is: on to this timeline.
+    LastGoodFor(Timeline),
     /// Its job has not made a good one since this instant.
     Overdue(DateTime<Utc>),
     /// The newest of its job, none of which is verified.
@@ -110,6 +120,7 @@ impl fmt::Display for Reason {
             Self::LastOfYear(year) => write!(f, "the last good one of {year:04}"),
             Self::Floor(floor) => write!(f, "held by the retention floor {floor}"),
             Self::LastGood => f.write_str("the last good one"),
+            Self::LastGoodFor(timeline) => write!(f, "the last good one that leads to timeline {}", timeline.0),
             Self::Overdue(since) => write!(f, "its job has made no good one since {since:?}"),
             Self::NewestUnverified => f.write_str("the newest one, and none is verified"),
             Self::NeededBy(id) => write!(f, "needed by {id}"),
@@ -129,15 +140,16 @@ pub struct Decision {
     pub reason: Reason,
 }
 
-/// Decides over all artifacts of one repository at `now`, in the order given. `policies` are
-/// by job; the artifacts of other jobs stay. Artifacts that finished less than `grace` ago stay.
+/// Decides over all artifacts of one repository at `now`, in the order given. `timelines` are those that the repository
+/// has WAL of. `policies` are by job; the artifacts of other jobs stay. Artifacts that finished less than `grace` ago stay.
 pub fn decide(
     candidates: &[Candidate],
+    timelines: &Timelines,
     policies: &BTreeMap<String, Policy>,
     grace: Duration,
     now: DateTime<Utc>,
 ) -> Vec<Decision> {
-    let history = History::of(candidates, now);
+    let history = History::of(candidates, timelines, now);
     let mut kept = Kept::new();
     let grace = TimeDelta::from_std(grace).unwrap_or(TimeDelta::MAX);
     for candidate in candidates {
@@ -199,11 +211,12 @@ struct History<'a> {
     /// By job and system, without those of the future, newest first.
     jobs: BTreeMap<(&'a str, Option<SystemId>), Vec<&'a Candidate>>,
     good: BTreeSet<ArtifactId>,
+    timelines: &'a Timelines,
     now: DateTime<Utc>,
 }
 
 impl<'a> History<'a> {
-    fn of(candidates: &'a [Candidate], now: DateTime<Utc>) -> Self {
+    fn of(candidates: &'a [Candidate], timelines: &'a Timelines, now: DateTime<Utc>) -> Self {
         let by_id = candidates.iter().map(|candidate| (candidate.id, candidate)).collect();
         let mut jobs: BTreeMap<_, Vec<&Candidate>> = BTreeMap::new();
         for candidate in candidates.iter().filter(|candidate| candidate.finished <= now) {
@@ -212,7 +225,7 @@ impl<'a> History<'a> {
         for members in jobs.values_mut() {
             members.sort_by_key(|member| std::cmp::Reverse((member.finished, member.id)));
         }
-        let mut history = Self { by_id, jobs, good: BTreeSet::new(), now };
+        let mut history = Self { by_id, jobs, good: BTreeSet::new(), timelines, now };
         history.good = candidates.iter().filter(|c| history.is_good(c)).map(|c| c.id).collect();
         history
     }
@@ -224,7 +237,9 @@ impl<'a> History<'a> {
     }
 
     fn is_good(&self, candidate: &'a Candidate) -> bool {
-        self.line(candidate).all(|ancestor| ancestor.verified)
+        // What it builds upon needs no log of its own any more.
+        candidate.leads_to.as_ref().is_none_or(|timelines| !timelines.is_empty())
+            && self.line(candidate).all(|ancestor| ancestor.verified)
             && self.line(candidate).last().is_some_and(|root| root.parent.is_none())
     }
 
@@ -259,6 +274,17 @@ impl<'a> History<'a> {
         let oldest = start.map(|start| (start.finished, start.id));
         let needed = members.iter().filter(|member| oldest.is_none_or(|oldest| (member.finished, member.id) == oldest));
         hold(needed.copied(), kept, |_| Reason::StartOfWindow(window));
+        let written = self.timelines.stored.iter().filter(|(_, stored)| window.after(**stored) > self.now);
+        for timeline in written.map(|(timeline, _)| *timeline).chain(self.timelines.newest()) {
+            let start = members.iter().filter(before).find(|member| self.leads_to(member, timeline));
+            hold(start.copied(), kept, |_| Reason::StartOfWindow(window));
+        }
+    }
+
+    /// Whether `member` is a good base backup from which recovery can go on to `timeline`.
+    fn leads_to(&self, member: &Candidate, timeline: Timeline) -> bool {
+        let leads = member.leads_to.as_ref().is_some_and(|timelines| timelines.contains(&timeline));
+        leads && self.good.contains(&member.id)
     }
 
     /// `members`, newest first, down to the good one with which so many are there.
@@ -313,6 +339,10 @@ impl<'a> History<'a> {
         let before = good.next().filter(|_| newest.is_some_and(|newest| newest.parent.is_none()));
         let verified = members.iter().find(|member| member.verified);
         hold(newest.into_iter().chain(before).chain(verified).copied(), kept, |_| Reason::LastGood);
+        if let Some(timeline) = self.timelines.newest() {
+            let last = members.iter().find(|member| self.leads_to(member, timeline));
+            hold(last.copied(), kept, |_| Reason::LastGoodFor(timeline));
+        }
         if verified.is_none() {
             hold(members.first().copied(), kept, |_| Reason::NewestUnverified);
         }

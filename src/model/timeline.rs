@@ -145,6 +145,16 @@ impl TimelineTree {
         self.0.get(&timeline).cloned().unwrap_or_else(|| TimelineHistory::root(timeline))
     }
 
+    /// The history of `timeline`, where there is one.
+    pub fn get(&self, timeline: Timeline) -> Option<&TimelineHistory> {
+        self.0.get(&timeline)
+    }
+
+    /// Whether it is known where `timeline` comes from; the first comes from nowhere.
+    pub fn knows(&self, timeline: Timeline) -> bool {
+        timeline.0 < 2 || self.0.contains_key(&timeline)
+    }
+
     /// Every timeline with a history, ascending.
     pub fn histories(&self) -> impl Iterator<Item = &TimelineHistory> {
         self.0.values()

@@ -86,6 +86,11 @@ impl SegmentName {
         self.number(size).map(|number| Self::of_number(self.timeline, number + 1, size))
     }
 
+    /// Whether it is the segment `other`, or one after it, whatever the timelines of the two.
+    pub fn is_at_or_after(self, other: Self) -> bool {
+        (self.log, self.segment) >= (other.log, other.segment)
+    }
+
     /// The first 16 digits: the folder it is stored in.
     pub fn folder(self) -> String {
         format!("{:08X}{:08X}", self.timeline.0, self.log)
@@ -256,6 +261,12 @@ impl SegmentRange {
             (Some(first), Some(last)) if first <= last => last - first + 1,
             _ => 0,
         }
+    }
+
+    /// The segments in it, ascending.
+    pub fn segments(self, size: SegmentSize) -> impl Iterator<Item = SegmentName> {
+        std::iter::successors(Some(self.first), move |segment| segment.next(size))
+            .take_while(move |segment| *segment <= self.last)
     }
 
     /// Whether `segment` is within it.

@@ -32,6 +32,23 @@ pub struct ArchiverFacts {
     pub in_recovery: bool,
     /// Files that wait to be archived, where the role may know.
     pub waiting: Option<u64>,
+    /// Replication slots that outlive their session.
+    pub slots: Vec<Slot>,
+}
+
+/// A replication slot.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Slot {
+    /// Its name.
+    pub name: String,
+    /// Whether somebody reads from it now.
+    pub active: bool,
+    /// `reserved`, `extended`, `unreserved` or `lost`; absent for one never used.
+    pub wal_status: Option<String>,
+    /// Bytes of WAL since the position it holds.
+    pub held: u64,
+    /// Whether `max_slot_wal_keep_size` bounds what slots may hold.
+    pub bounded: bool,
 }
 
 impl ArchiverFacts {
@@ -54,8 +71,22 @@ impl ArchiverFacts {
             now: row.get("now"),
             in_recovery: row.get("in_recovery"),
             waiting: waiting(session).await?,
+            slots: slots(session).await?,
         })
     }
+}
+
+async fn slots(session: &Session) -> Result<Vec<Slot>, PostgresError> {
+    let rows = session.client().query(include_str!("../../sql/wal/slots.sql"), &[]).await;
+    let rows = rows.map_err(|error| session.failed("look at the replication slots", error))?;
+    let slot = |row: &tokio_postgres::Row| Slot {
+        name: row.get("slot_name"),
+        active: row.get("active"),
+        wal_status: row.get("wal_status"),
+        held: u64::try_from(row.get::<_, i64>("held_bytes")).unwrap_or_default(),
+        bounded: row.get::<_, i64>("limit_megabytes") >= 0,
+    };
+    Ok(rows.iter().map(slot).collect())
 }
 
 async fn waiting(session: &Session) -> Result<Option<u64>, PostgresError> {

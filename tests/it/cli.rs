@@ -99,7 +99,7 @@ fn plan(tables: &str) -> String {
         "description = 'the shop'\n[job.full]\nverb = 'dump'\nschedule = '0 3 * * *'\ntables = [{tables}]\n\
          folder = 'full'\nname_prefix = 'shop_full'\nkeep = {{ local = '30 days', s3 = '30 days' }}\n\
          [job.incremental]\nverb = 'increment'\nschedule = '0 * * * *'\ntables = [{tables}]\nkeep = '24 hours'\n\
-         [job.expire]\nverb = 'expire'\nschedule = '0 5 * * *'\n[job.base]\nverb = 'base-backup'\nschedule = '0 2 * * 6'\n"
+         [job.expire]\nverb = 'expire'\nschedule = '0 5 * * *'\n[job.base]\nverb = 'base-backup'\nschedule = '0 2 * * 6'\nenabled = false\n"
     )
 }
 

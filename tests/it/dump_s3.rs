@@ -242,8 +242,8 @@ async fn f28_lost_answers_all_through_a_dump_make_one_artifact_and_no_second() {
 async fn clear_at_once(shop: &Shop) {
     let options =
         expire::Options { policies: Default::default(), grace: Duration::ZERO, checkpoints: Default::default() };
-    let s3: Vec<_> = shop.site.repositories.iter().filter(|each| each.name == "s3").cloned().collect();
-    expire::run(&s3, &options, &shop.site.setting()).await.unwrap();
+    let repositories = shop.site.repositories.iter().filter(|each| each.name == "s3").cloned().collect();
+    expire::run(&expire::Doors { repositories, unopened: Vec::new() }, &options, &shop.site.setting()).await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]

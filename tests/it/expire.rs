@@ -26,11 +26,15 @@ fn setting() -> Setting {
     Setting { run: RunId::new(clock.now()), clock, events: Events::nowhere(), stop: Default::default() }
 }
 
+fn doors(repository: &Repository) -> expire::Doors {
+    expire::Doors { repositories: vec![repository.clone()], unopened: Vec::new() }
+}
+
 /// Expires without any rule and without grace: only leftovers can go.
 async fn clear(repository: &Repository) -> Outcome {
     let options =
         expire::Options { policies: Default::default(), grace: Duration::ZERO, checkpoints: Default::default() };
-    expire::run(std::slice::from_ref(repository), &options, &setting()).await.unwrap()
+    expire::run(&doors(repository), &options, &setting()).await.unwrap()
 }
 
 #[tokio::test]
@@ -87,7 +91,7 @@ async fn expire_all(repository: &Repository) -> Outcome {
     let policy = Policy { keep: Some(keep), floor: None, overdue_after: None };
     let policies = BTreeMap::from([(repository.name.clone(), BTreeMap::from([("full".to_owned(), policy)]))]);
     let options = expire::Options { policies, grace: Duration::ZERO, checkpoints: Default::default() };
-    expire::run(std::slice::from_ref(repository), &options, &setting()).await.unwrap()
+    expire::run(&doors(repository), &options, &setting()).await.unwrap()
 }
 
 #[tokio::test(flavor = "multi_thread")]

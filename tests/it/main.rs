@@ -41,6 +41,7 @@ mod dump_syscalls;
 mod durable;
 #[cfg(feature = "failpoints")]
 mod expire;
+mod expire_wal;
 mod failpoint;
 mod increment;
 mod increment_chain;
@@ -63,6 +64,7 @@ mod queries;
 mod recover;
 mod restore_table;
 mod retention;
+mod retention_wal;
 mod schedule;
 mod scheduler;
 mod scheduler_history;

@@ -10,46 +10,46 @@ use crate::cli::Desk;
 use crate::stage::archive::{self, switch};
 
 /// One commit that a client was told of.
-struct Acknowledged {
-    id: u32,
+pub struct Acknowledged {
+    pub id: u32,
     /// The server's clock after the commit.
-    at: String,
-    position: String,
+    pub at: String,
+    pub position: String,
 }
 
 /// Writes a row, and notes when it was surely there.
-fn commit(desk: &Desk, id: u32) -> Acknowledged {
+pub fn commit(desk: &Desk, id: u32) -> Acknowledged {
     desk.site.ask(&format!("INSERT INTO ledger VALUES ({id}, 'row {id}')"));
     let row = desk.site.ask("SELECT to_char(clock_timestamp() AT TIME ZONE 'UTC', 'YYYY-MM-DD\"T\"HH24:MI:SS.US\"Z\"') || ' ' || pg_current_wal_insert_lsn()");
     let (at, position) = row.split_once(' ').unwrap();
     Acknowledged { id, at: at.to_owned(), position: position.to_owned() }
 }
 
-fn ledger(desk: &Desk) {
+pub fn ledger(desk: &Desk) {
     desk.site.ask("CREATE TABLE ledger (id int PRIMARY KEY, line text)");
 }
 
 /// Where copies go: short enough for a socket.
-fn place(desk: &Desk, name: &str) -> PathBuf {
+pub fn place(desk: &Desk, name: &str) -> PathBuf {
     desk.site.root().join(name)
 }
 
 /// A started copy, stopped when dropped.
-struct Copy<'a> {
+pub struct Copy<'a> {
     desk: &'a Desk,
-    directory: PathBuf,
-    started: Value,
+    pub directory: PathBuf,
+    pub started: Value,
 }
 
 impl<'a> Copy<'a> {
-    fn restore(desk: &'a Desk, name: &str, arguments: &[&str]) -> Self {
+    pub fn restore(desk: &'a Desk, name: &str, arguments: &[&str]) -> Self {
         let directory = place(desk, name);
         let to = directory.display().to_string();
         let result = desk.json(0, &[&["restore", "--to", &to, "--start"], arguments].concat());
         Self { desk, directory, started: result["started"].clone() }
     }
 
-    fn ask(&self, query: &str) -> String {
+    pub fn ask(&self, query: &str) -> String {
         let output = Command::new("psql")
             .args(["-XqAt", "-p", "5432", "-U", "postgres", "-d", "shop", "-c", query, "-h"])
             .arg(&self.directory)
@@ -59,7 +59,7 @@ impl<'a> Copy<'a> {
         String::from_utf8_lossy(&output.stdout).trim().to_owned()
     }
 
-    fn rows(&self) -> Vec<u32> {
+    pub fn rows(&self) -> Vec<u32> {
         let rows = self.ask("SELECT id FROM ledger ORDER BY id");
         rows.lines().map(|line| line.parse().unwrap()).collect()
     }
@@ -72,7 +72,7 @@ impl Drop for Copy<'_> {
     }
 }
 
-fn pg_ctl(desk: &Desk, arguments: &[&str]) -> std::process::Output {
+pub fn pg_ctl(desk: &Desk, arguments: &[&str]) -> std::process::Output {
     use std::os::unix::process::CommandExt as _;
     let program = dbagent::postgres::find_tool(None, "pg_ctl").unwrap();
     let mut command = Command::new(program);
@@ -205,7 +205,7 @@ fn f57_a_gap_before_the_target_is_refused_with_the_last_moment_before_it() {
     assert_eq!(copy.rows(), [1]);
 }
 
-fn walk(folder: &Path) -> Vec<PathBuf> {
+pub fn walk(folder: &Path) -> Vec<PathBuf> {
     let mut found = Vec::new();
     for entry in std::fs::read_dir(folder).unwrap() {
         let path = entry.unwrap().path();

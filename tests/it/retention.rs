@@ -8,8 +8,9 @@ use chrono::{DateTime, TimeDelta, Utc};
 use dbagent::model::id::ArtifactId;
 use dbagent::model::keep::Keep;
 use dbagent::model::lsn::SystemId;
-use dbagent::model::retention::{Candidate, Decision, Policy, Reason, decide};
+use dbagent::model::retention::{self, Candidate, Decision, Policy, Reason};
 use dbagent::model::span::Span;
+use dbagent::model::wal_retention::Timelines;
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 
@@ -19,9 +20,29 @@ fn at(text: &str) -> DateTime<Utc> {
     text.parse().unwrap()
 }
 
+/// Decides over artifacts that lie on no timeline.
+fn decide(
+    candidates: &[Candidate],
+    policies: &BTreeMap<String, Policy>,
+    grace: Duration,
+    now: DateTime<Utc>,
+) -> Vec<Decision> {
+    retention::decide(candidates, &Timelines::default(), policies, grace, now)
+}
+
 fn candidate(job: &str, finished: DateTime<Utc>, verified: bool) -> Candidate {
     let id = ArtifactId::new(finished);
-    Candidate { id, job: job.to_owned(), system: None, finished, verified, pinned: false, leased: false, parent: None }
+    Candidate {
+        id,
+        job: job.to_owned(),
+        system: None,
+        finished,
+        verified,
+        pinned: false,
+        leased: false,
+        parent: None,
+        leads_to: None,
+    }
 }
 
 fn policies(keep: &str) -> BTreeMap<String, Policy> {

@@ -336,8 +336,8 @@ async fn f02_expiry_clears_what_dead_pushes_left_and_nothing_that_a_record_names
         |grace| dbagent::ops::expire::Options { policies: Default::default(), grace, checkpoints: Default::default() };
     let setting = crate::wal_sync::setting();
     let expire = async |grace| {
-        let repositories = std::slice::from_ref(&repository);
-        dbagent::ops::expire::run(repositories, &options(grace), &setting).await.unwrap();
+        let doors = dbagent::ops::expire::Doors { repositories: vec![repository.clone()], unopened: Vec::new() };
+        dbagent::ops::expire::run(&doors, &options(grace), &setting).await.unwrap();
         keys(&repository).await
     };
     assert_eq!(expire(Duration::from_secs(3600)).await, [plain.to_string()], "it may be on its way");

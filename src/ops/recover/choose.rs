@@ -9,9 +9,8 @@ use crate::model::failure::{Failure, FailureKind};
 use crate::model::lsn::Timeline;
 use crate::ops::Setting;
 use crate::ops::recover::target::Target;
-use crate::ops::recover::window::{Reach, Timelines, usable};
 use crate::ops::recover::{Doors, Options};
-use crate::steps::wal::WalDoors;
+use crate::steps::wal::{Archive, Reach};
 
 /// What a recovery will use.
 #[derive(Debug)]
@@ -36,7 +35,7 @@ pub struct Plan {
 pub async fn plan(options: &Options, doors: &Doors, setting: &Setting) -> Result<Plan, Failure> {
     let mut failures: Vec<Failure> = Vec::new();
     for repository in &doors.repositories {
-        match plan_in(repository, options, doors, setting).await {
+        match plan_in(repository, options, setting).await {
             Ok(plan) => return Ok(plan),
             Err(failure) => failures.push(failure),
         }
@@ -49,12 +48,7 @@ pub async fn plan(options: &Options, doors: &Doors, setting: &Setting) -> Result
     Err(failures.swap_remove(best))
 }
 
-async fn plan_in(
-    repository: &Repository,
-    options: &Options,
-    doors: &Doors,
-    setting: &Setting,
-) -> Result<Plan, Failure> {
+async fn plan_in(repository: &Repository, options: &Options, setting: &Setting) -> Result<Plan, Failure> {
     let now = setting.clock.now();
     let unsigned = if options.accept_unsigned { Unsigned::Accept } else { Unsigned::Refuse };
     let inventory = Inventory::read(repository, unsigned, now).await?;
@@ -63,24 +57,15 @@ async fn plan_in(
             .hint("Restore from another repository with --repository, or add --accept-unsigned if you know why."));
     }
     let bases = bases(&inventory, options)?;
-    let Some(base) = bases.last().and_then(|newest| newest.manifest.base.as_ref()) else {
+    if bases.is_empty() {
         return Err(Failure::new(
             FailureKind::NothingMatches,
             format!("find a base backup in repository {}", repository.name),
         )
         .hint("`dbagent job run base` makes one; `dbagent backup list` shows what there is."));
-    };
-    let size = base
-        .segment_size()
-        .ok_or_else(|| Failure::new(FailureKind::Integrity, "understand the size of WAL segments"))?;
-    let wal = WalDoors {
-        repositories: vec![repository.clone()],
-        unopened: Vec::new(),
-        keys: doors.keys.clone(),
-        cluster: doors.cluster.clone(),
-    };
-    let timelines = Timelines::read(repository, &wal, size, now).await?;
-    Search { repository, options, bases, timelines, now }.find().await
+    }
+    let archive = Archive::read(repository, now).await?;
+    Search { repository, options, bases, archive, now }.find().await
 }
 
 /// The base backups to choose from, oldest first.
@@ -89,7 +74,7 @@ fn bases(inventory: &Inventory, options: &Options) -> Result<Vec<Artifact>, Fail
     let mut chosen: Vec<Artifact> = match &options.backup {
         // Whoever names a backup may have a damaged one.
         Some(selector) if *selector != Selector::Latest => selector.choose(&all)?.into_iter().cloned().collect(),
-        _ => all.iter().filter(|each| usable(each).is_some()).cloned().collect(),
+        _ => all.iter().filter(|each| each.damaged.is_none()).cloned().collect(),
     };
     chosen.sort_by_key(|each| each.manifest.as_of());
     Ok(chosen)
@@ -99,7 +84,7 @@ struct Search<'a> {
     repository: &'a Repository,
     options: &'a Options,
     bases: Vec<Artifact>,
-    timelines: Timelines,
+    archive: Archive,
     now: DateTime<Utc>,
 }
 
@@ -112,10 +97,10 @@ impl Search<'_> {
             if unknown { self.bases.iter().collect() } else { self.bases.iter().rev().collect() };
         for artifact in order {
             let Some(base) = &artifact.manifest.base else { continue };
-            let timelines = self.timelines.reachable(base.timeline, base.stop);
+            let timelines = self.archive.reachable(base);
             let asked = self.options.timeline;
             for timeline in timelines.iter().copied().filter(|each| asked.is_none_or(|asked| asked == *each)) {
-                let Some(reach) = self.timelines.reach(self.repository, base, timeline, self.now).await? else {
+                let Some(reach) = self.archive.reach(self.repository, base, timeline, self.now).await? else {
                     continue;
                 };
                 if self.serves(&reach, base) {

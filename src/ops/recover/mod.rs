@@ -10,7 +10,6 @@ mod files;
 mod start;
 mod target;
 mod unpack;
-mod window;
 
 use std::path::PathBuf;
 
@@ -22,11 +21,11 @@ use crate::model::lsn::Timeline;
 use crate::ops::Setting;
 use crate::pipeline::openpgp::DecryptionKeys;
 
+pub use crate::steps::wal::Reach;
 pub use choose::{Plan, plan};
 pub use directory::TablespaceMap;
 pub use start::{Started, Starter, start};
 pub use target::{Action, Target};
-pub use window::Reach;
 
 use directory::Place;
 

@@ -3,7 +3,6 @@
 
 use std::path::PathBuf;
 
-use super::verify::segments;
 use crate::catalog::Repository;
 use crate::host::Space;
 use crate::model::failure::Failure;
@@ -87,7 +86,7 @@ impl Doors {
         let Some(size) = found.size else { return Ok(()) };
         for timeline in &found.timelines {
             for missing in timeline.missing.iter().filter(|missing| missing.state == GapState::Delayed) {
-                for segment in segments(missing.range, size) {
+                for segment in missing.range.segments(size) {
                     // A repository that takes nothing is not asked again for each segment.
                     if carried.has_failed(&missing.repository) {
                         break;

@@ -6,7 +6,7 @@ use super::sync::Doors;
 use crate::catalog::Repository;
 use crate::model::failure::{Failure, FailureKind};
 use crate::model::outcome::{Finding, Severity};
-use crate::model::wal::{SegmentName, SegmentRange, SegmentSize, WalFile};
+use crate::model::wal::WalFile;
 use crate::ops::Setting;
 use crate::pipeline::segment::forward;
 use crate::steps::wal::Survey;
@@ -61,17 +61,11 @@ fn files(found: &Survey, name: &str) -> impl Iterator<Item = WalFile> {
     let held = found.timelines.iter().flat_map(|timeline| &timeline.held).filter(move |(other, _)| other == name);
     let files: Vec<WalFile> = held
         .flat_map(|(_, coverage)| {
-            let segments = coverage.ranges.iter().flat_map(|range| segments(*range, coverage.size));
+            let segments = coverage.ranges.iter().flat_map(|range| range.segments(coverage.size));
             segments.map(WalFile::Segment).chain(coverage.others.iter().copied())
         })
         .collect();
     files.into_iter()
-}
-
-/// The segments of `range`, ascending.
-pub(super) fn segments(range: SegmentRange, size: SegmentSize) -> impl Iterator<Item = SegmentName> {
-    std::iter::successors(Some(range.first), move |segment| segment.next(size))
-        .take_while(move |each| *each <= range.last)
 }
 
 async fn check(repository: &Repository, file: WalFile, setting: &Setting) -> Result<u64, Failure> {

@@ -8,7 +8,7 @@ use crate::host::Space;
 use crate::model::outcome::{Finding, Severity};
 use crate::model::size::ByteSize;
 use crate::model::status::age;
-use crate::postgres::archiver::ArchiverFacts;
+use crate::postgres::archiver::{ArchiverFacts, Slot};
 
 /// A failure older than this, with no success since, is no hiccup.
 const HICCUP: TimeDelta = TimeDelta::minutes(5);
@@ -27,7 +27,8 @@ pub fn findings(facts: &ArchiverFacts, volume: Option<Space>, thresholds: &Thres
     let settings = settings(facts);
     let failing = failing(facts);
     let rest = [backlog(facts, thresholds), volume.and_then(|volume| filling(volume, thresholds)), timeout(facts)];
-    settings.into_iter().chain(failing).chain(rest.into_iter().flatten()).collect()
+    let slots = facts.slots.iter().filter_map(|each| slot(each, thresholds)).chain(unbounded(&facts.slots));
+    settings.into_iter().chain(failing).chain(rest.into_iter().flatten()).chain(slots).collect()
 }
 
 fn settings(facts: &ArchiverFacts) -> Option<Finding> {
@@ -102,6 +103,37 @@ fn filling(volume: Space, thresholds: &Thresholds) -> Option<Finding> {
     Some(Finding::new(severity, "pg-wal-volume", message).remedy(remedy))
 }
 
+/// A slot that has lost its WAL, or holds more of it than may wait to be archived.
+fn slot(slot: &Slot, thresholds: &Thresholds) -> Option<Finding> {
+    let name = &slot.name;
+    let drop = format!("drop it if its consumer is gone: SELECT pg_drop_replication_slot('{name}')");
+    match slot.wal_status.as_deref() {
+        Some("lost") => {
+            let message = format!("the replication slot {name} has lost its WAL: its consumer can never go on from it");
+            let remedy = format!("{drop}; a standby is made anew, and what streamed the log needs a new base backup");
+            return Some(Finding::new(Severity::Critical, "slot-lost", message).remedy(remedy));
+        }
+        Some("unreserved") => {
+            let message = format!("the replication slot {name} loses its WAL at the next checkpoint");
+            return Some(Finding::new(Severity::Critical, "slot-unreserved", message).remedy(drop));
+        }
+        _ => {}
+    }
+    let severity = severity(slot.held, thresholds.backlog)?;
+    let state = if slot.active { "is behind by" } else { "has no consumer and holds" };
+    let message = format!("the replication slot {name} {state} {} of WAL", ByteSize(slot.held));
+    Some(Finding::new(severity, "slot-lag", message).remedy(drop))
+}
+
+/// Without a bound a slot that nobody reads from fills the disk, and PostgreSQL stops.
+fn unbounded(slots: &[Slot]) -> Option<Finding> {
+    let slot = slots.iter().find(|slot| !slot.bounded)?;
+    let message =
+        format!("max_slot_wal_keep_size is -1: the replication slot {} may fill the volume of pg_wal", slot.name);
+    let remedy = "ALTER SYSTEM SET max_slot_wal_keep_size = '10GB'; SELECT pg_reload_conf()";
+    Some(Finding::new(Severity::Warning, "slot-unbounded", message).remedy(remedy))
+}
+
 fn severity(value: u64, (warning, critical): (u64, u64)) -> Option<Severity> {
     match value {
         value if value >= critical => Some(Severity::Critical),
@@ -140,6 +172,7 @@ mod tests {
             now,
             in_recovery: false,
             waiting: Some(0),
+            slots: Vec::new(),
         }
     }
 
@@ -186,6 +219,20 @@ mod tests {
         assert_eq!(failed(0, Some(1)), one("archiver-failing", Severity::Warning));
         assert_eq!(failed(0, Some(6)), one("archiver-failing", Severity::Critical));
         assert_eq!(failed(0, None), one("archiver-failing", Severity::Critical));
+    }
+
+    #[test]
+    fn f72_a_slot_that_holds_wal_or_has_lost_it_is_told() {
+        let with = |wal_status: &str, held, bounded| {
+            let slot = Slot { name: "s".into(), active: false, wal_status: Some(wal_status.into()), held, bounded };
+            found(&ArchiverFacts { slots: vec![slot], ..well() })
+        };
+        assert_eq!(with("reserved", 1 << 20, true), []);
+        assert_eq!(with("reserved", 64 << 20, true), one("slot-lag", Severity::Warning));
+        assert_eq!(with("extended", 256 << 20, true), one("slot-lag", Severity::Critical));
+        assert_eq!(with("unreserved", 0, true), one("slot-unreserved", Severity::Critical));
+        assert_eq!(with("lost", 0, true), one("slot-lost", Severity::Critical));
+        assert_eq!(with("reserved", 0, false), one("slot-unbounded", Severity::Warning));
     }
 
     #[test]

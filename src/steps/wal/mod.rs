@@ -3,6 +3,7 @@
 //! Storing is idempotent by content and never overwrites: the record is a create-only write, made last, and the file whose
 //! record stands is the file, whatever objects lie beside it. Writes nothing to the catalog's numbered log.
 
+mod archive;
 mod archiving;
 mod copy;
 mod fetch;
@@ -10,6 +11,7 @@ mod input;
 mod store;
 mod survey;
 
+pub use archive::{Archive, Reach};
 pub use archiving::{Thresholds, findings as archiving_findings};
 pub use copy::copy;
 pub use fetch::{Fetched, WalDoors, fetch_bytes, fetch_file};

@@ -23,6 +23,7 @@ pub fn desk_with(settings: &[(&str, &str)]) -> Desk {
     let mut desk = Desk::at(site, &TABLES);
     desk.run_as = desk.site.server.run_as();
     desk.configure("[base_backup]\npart_size = '4MB'\nwal_timeout = '60 seconds'\n");
+    rewrite_plan(&desk, |plan| plan.replace("enabled = false\n", ""));
     give(&desk);
     let command = format!("{} --config {} wal push \"%p\"", env!("CARGO_BIN_EXE_dbagent"), desk.config.display());
     desk.site.server.sql(&format!("ALTER SYSTEM SET archive_command = $cmd${command}$cmd$")).unwrap();
@@ -30,6 +31,13 @@ pub fn desk_with(settings: &[(&str, &str)]) -> Desk {
     desk.site.server.sql("ALTER SYSTEM SET archive_mode = 'on'").unwrap();
     desk.site.server.sql("SELECT pg_reload_conf()").unwrap();
     desk
+}
+
+/// Changes the desk's plan; what is added at its end is said of the job `base`.
+pub fn rewrite_plan(desk: &Desk, change: impl FnOnce(String) -> String) {
+    let path = desk.site.root().join("plan.toml");
+    let plan = std::fs::read_to_string(&path).unwrap();
+    std::fs::write(&path, change(plan)).unwrap();
 }
 
 /// Gives everything below the desk's root to whom the server runs as: the archiver must read and write there.
