@@ -81,18 +81,21 @@ impl App {
             }
             None => Vec::new(),
         };
-        let repositories = status::read_repositories(repositories, unopened, now).await;
+        let read = status::read_repositories(repositories, unopened, now).await;
+        let local_durable = self.loaded.config.wal.ack == config::Ack::Local;
+        let recovery = status::recovery_status(&self.wal_takers(repositories), &read, local_durable, now).await;
         let (folder, of, own) = (self.history_folder(), jobs.clone(), setting.run);
         let runs = tokio::task::spawn_blocking(move || status::last_runs(&folder, &of, own)).await;
         let inputs = status::Inputs {
             cluster: self.loaded.config.cluster.clone(),
             plan: self.loaded.plan.as_ref().map(|plan| plan.name.clone()),
             jobs,
-            repositories,
+            repositories: read,
             runs: runs.unwrap_or_else(|error| Err(format!("read the run history: {error}"))),
             wal,
             chain,
             partitions,
+            recovery,
         };
         status::assemble(&inputs, now)
     }
@@ -102,10 +105,14 @@ impl App {
         if !self.archives_wal() {
             return Vec::new();
         }
-        let takes_wal = |name: &str| self.loaded.config.repository.get(name).is_some_and(|settings| settings.wal);
-        let repositories: Vec<_> = repositories.iter().filter(|each| takes_wal(&each.name)).cloned().collect();
         let local = self.local_wal().await;
-        status::wal_status(&survey(&repositories, local.as_ref(), setting.clock.now()).await)
+        status::wal_status(&survey(&self.wal_takers(repositories), local.as_ref(), setting.clock.now()).await)
+    }
+
+    /// Those of `repositories` that take WAL.
+    fn wal_takers(&self, repositories: &[Repository]) -> Vec<Repository> {
+        let takes_wal = |name: &str| self.loaded.config.repository.get(name).is_some_and(|settings| settings.wal);
+        repositories.iter().filter(|each| takes_wal(&each.name)).cloned().collect()
     }
 
     fn status_jobs(&self) -> Vec<status::Job> {
@@ -114,6 +121,7 @@ impl App {
         let job = |(name, job): (&String, &config::Job)| status::Job {
             name: name.clone(),
             verb: job.verb,
+            built: job.is_built(),
             schedule: due(plan, job),
             database: job.database.clone(),
             tables: job.tables.len() as u64,

@@ -13,6 +13,7 @@ use crate::model::size::ByteSize;
 use crate::model::status::{CopyStatus, Freshness, JobStatus, LastResult, RepositoryStatus, StatusModel, WalStatus};
 use crate::model::status::{age, level_in_words};
 use crate::model::wal::SegmentName;
+use crate::model::window::{WindowSpan, WindowStatus};
 
 /// Shows the status. Exit code 0 when it is green, 3 otherwise.
 pub async fn run(app: &App, output: &Output) -> Result<Code, Failure> {
@@ -24,6 +25,7 @@ pub async fn run(app: &App, output: &Output) -> Result<Code, Failure> {
 fn text(model: &StatusModel, output: &Output) -> String {
     let tone = if model.green { Tone::Good } else { Tone::Bad };
     let mut parts = vec![output.paint(tone, &model.headline)];
+    parts.extend(model.recovery.rpo());
     let copies: Vec<_> = model.jobs.iter().flat_map(|job| copy_rows(job, output)).collect();
     if !copies.is_empty() {
         parts.push(tables::table(&["job", "repository", "as of", "age", "size", "checked", "state"], copies));
@@ -34,6 +36,11 @@ fn text(model: &StatusModel, output: &Output) -> String {
     }
     let repositories = model.repositories.iter().map(|repository| repository_row(repository, output)).collect();
     parts.push(tables::table(&["repository", "artifacts", "size", "oldest", "newest", "state"], repositories));
+    if !model.recovery.windows.is_empty() {
+        let rows = model.recovery.windows.iter().flat_map(|window| window_rows(window, output)).collect();
+        let columns = ["recovery on timeline", "repository", "from", "to", "base backups", "state"];
+        parts.push(tables::table(&columns, rows));
+    }
     if !model.wal.is_empty() {
         let rows = model.wal.iter().map(|wal| wal_row(wal, output)).collect();
         parts.push(tables::table(&["WAL of timeline", "repository", "from", "to", "stored", "state"], rows));
@@ -47,7 +54,8 @@ fn text(model: &StatusModel, output: &Output) -> String {
         let rows = model.partitions.iter().map(|calendar| calendar_row(calendar, output)).collect();
         parts.push(tables::table(&["months of", "partitions", "ahead", "rows in default", "past retention"], rows));
     }
-    let findings: Vec<_> = model.repositories.iter().flat_map(|repository| &repository.findings).collect();
+    let of_repositories = model.repositories.iter().flat_map(|repository| &repository.findings);
+    let findings: Vec<_> = model.recovery.findings.iter().chain(of_repositories).collect();
     parts.extend(findings.into_iter().map(|finding| finding_text(finding, output)));
     parts.extend(model.history_unreadable.iter().map(|why| output.paint(Tone::Bad, &format!("failed to {why}"))));
     parts.join("\n\n")
@@ -119,6 +127,20 @@ fn repository_row(repository: &RepositoryStatus, output: &Output) -> Vec<String>
         }
     };
     std::iter::once(repository.name.clone()).chain(counts).chain([state]).collect()
+}
+
+fn window_rows(window: &WindowStatus, output: &Output) -> Vec<Vec<String>> {
+    let row = |span: &WindowSpan| {
+        let state = match (span.gap, window.current) {
+            (Some(gap), _) => output.paint(Tone::Bad, &format!("ends before {gap}, which is missing")),
+            (None, true) => output.paint(Tone::Good, "current"),
+            (None, false) => output.paint(Tone::Faint, "left"),
+        };
+        let instants = [span.from, span.until].map(tables::instant);
+        let [from, until] = instants;
+        vec![window.timeline.0.to_string(), window.repository.clone(), from, until, span.backups.to_string(), state]
+    };
+    window.spans.iter().map(row).collect()
 }
 
 fn wal_row(wal: &WalStatus, output: &Output) -> Vec<String> {

@@ -33,3 +33,4 @@ pub mod timeline;
 pub mod verb;
 pub mod wal;
 pub mod wal_retention;
+pub mod window;

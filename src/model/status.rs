@@ -16,6 +16,7 @@ use crate::model::outcome::{Finding, Severity};
 use crate::model::schedule::Schedule;
 use crate::model::verb::Verb;
 use crate::model::wal::SegmentName;
+use crate::model::window::RecoveryStatus;
 
 /// What is protected now.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -43,6 +44,9 @@ pub struct StatusModel {
     /// The months of the tables that the plan has partition rules for.
     #[serde(default)]
     pub partitions: Vec<CalendarStatus>,
+    /// What a point-in-time recovery can reach.
+    #[serde(default)]
+    pub recovery: RecoveryStatus,
     /// Why the run history could not be read, if it could not: then no last run is known.
     pub history_unreadable: Option<String>,
 }
@@ -81,7 +85,7 @@ pub struct JobStatus {
     pub last: Option<LastRun>,
     /// When a run began that has not ended: it is going on, or its agent died.
     pub running_since: Option<DateTime<Utc>>,
-    /// What a dump has stored; absent for other verbs.
+    /// What a dump, an increment or a base backup has stored; absent for other verbs.
     pub dump: Option<DumpStatus>,
 }
 
@@ -116,7 +120,7 @@ pub enum LastResult {
     Interrupted,
 }
 
-/// What a dump job has stored.
+/// What a job has stored that makes dumps, increments or base backups.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct DumpStatus {
     /// The database, where the plan or an artifact names it.
@@ -231,13 +235,14 @@ impl StatusModel {
         let sound = self.repositories.iter().all(RepositoryStatus::is_sound);
         let wal_whole = self.wal.iter().all(|wal| wal.lost == 0);
         let watched = self.complaints().is_empty();
-        self.green = dumps().next().is_some() && all_current && sound && wal_whole && watched;
+        let window_known = self.recovery.findings.iter().all(|finding| finding.severity != Severity::Critical);
+        self.green = dumps().next().is_some() && all_current && sound && wal_whole && watched && window_known;
         self.headline = self.sentences();
         self
     }
 
     fn sentences(&self) -> String {
-        let can = self.restorable();
+        let can: Vec<String> = self.recovery.sentence().into_iter().chain(self.restorable()).collect();
         let mut missing = self.missing();
         if can.is_empty() {
             return format!(
@@ -281,7 +286,8 @@ impl StatusModel {
     /// For each database, the newest good artifact of the job that covers most of it.
     fn restorable(&self) -> Vec<String> {
         let mut best: BTreeMap<&str, (u64, &GoodArtifact, &DumpStatus)> = BTreeMap::new();
-        for dump in self.jobs.iter().filter_map(|job| job.dump.as_ref()) {
+        let dumps = self.jobs.iter().filter(|job| job.verb != Verb::BaseBackup);
+        for dump in dumps.filter_map(|job| job.dump.as_ref()) {
             let coverage = if dump.tables == 0 { u64::MAX } else { dump.tables };
             for good in dump.copies.iter().filter_map(|copy| copy.newest.as_ref()) {
                 let place = best.entry(&good.database).or_insert((coverage, good, dump));
@@ -367,6 +373,7 @@ impl RepositoryStatus {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::model::window::{WindowSpan, WindowStatus};
 
     fn at(text: &str) -> DateTime<Utc> {
         text.parse().unwrap()
@@ -420,6 +427,7 @@ mod tests {
             wal: Vec::new(),
             chain: None,
             partitions: Vec::new(),
+            recovery: RecoveryStatus::default(),
         }
         .judged()
     }
@@ -433,6 +441,33 @@ mod tests {
         let model = model(vec![job("full", 0, copies)], vec![repository("local"), repository("s3")]);
         assert_eq!(model.headline, "You can restore shop as of 2026-03-01T03:00:12Z (2 copies, verified).");
         assert!(model.green);
+    }
+
+    #[test]
+    fn the_window_leads_and_a_base_backup_that_is_missing_is_not_green() {
+        let newest = || Some(good(T, VerificationLevel::ReadBack));
+        let full = job("full", 0, vec![copy("local", Freshness::Current, newest())]);
+        let base = |freshness, newest| JobStatus {
+            verb: Verb::BaseBackup,
+            ..job("base", 0, vec![copy("local", freshness, newest)])
+        };
+        let span = WindowSpan { from: at("2026-02-27T02:00:00Z"), until: at(T), backups: 1, gap: None };
+        let window = WindowStatus {
+            repository: "local".into(),
+            timeline: Timeline(1),
+            current: true,
+            spans: vec![span],
+            rpo_seconds: 3600,
+        };
+        let recovery = RecoveryStatus { windows: vec![window], ..RecoveryStatus::default() };
+        let jobs = vec![full.clone(), base(Freshness::Current, newest())];
+        let status = StatusModel { recovery, ..model(jobs, vec![repository("local")]) }.judged();
+        let said = "You can restore to any moment from 2026-02-27T02:00:00Z to 2026-03-01T03:00:12Z and shop as of \
+                    2026-03-01T03:00:12Z (1 copy, verified).";
+        assert_eq!((status.headline.as_str(), status.green), (said, true));
+        let without = model(vec![full, base(Freshness::Missing, None)], vec![repository("local")]);
+        assert!(!without.green);
+        assert!(without.headline.ends_with("But base has no verified backup in local."), "{}", without.headline);
     }
 
     #[test]

@@ -62,6 +62,7 @@ mod pipeline_store;
 mod postgres_connection;
 mod queries;
 mod recover;
+mod recovery_window;
 mod restore_table;
 mod retention;
 mod retention_wal;

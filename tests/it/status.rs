@@ -23,6 +23,7 @@ fn job(repositories: &[&str]) -> Job {
     Job {
         name: "full".into(),
         verb: Verb::Dump,
+        built: true,
         schedule: Some("0 3 * * *".parse().unwrap()),
         database: Some("shop".into()),
         tables: 0,
@@ -65,8 +66,10 @@ fn holding(artifacts: Vec<Artifact>) -> Read {
 
 fn assembled(repositories: Vec<Read>, jobs: Vec<Job>) -> StatusModel {
     let runs = Ok(BTreeMap::new());
-    let (cluster, plan, wal) = ("c".into(), Some("p".into()), Vec::new());
-    assemble(&Inputs { cluster, plan, jobs, repositories, runs, wal, chain: None, partitions: Vec::new() }, now())
+    let (cluster, plan) = ("c".into(), Some("p".into()));
+    let (wal, recovery) = (Vec::new(), Default::default());
+    let (chain, partitions) = (None, Vec::new());
+    assemble(&Inputs { cluster, plan, jobs, repositories, runs, wal, recovery, chain, partitions }, now())
 }
 
 /// The freshness of the one job in the one repository, and whether all is green.
@@ -162,8 +165,8 @@ fn the_last_run_is_the_last_that_ended_and_ones_own_is_none() {
     }
     let repositories = vec![holding(Vec::new())];
     let runs = last_runs(&folder, &jobs, own.run);
-    let (cluster, jobs, wal, partitions) = ("c".into(), jobs.to_vec(), Vec::new(), Vec::new());
-    let inputs = Inputs { cluster, plan: None, jobs, repositories, runs, wal, chain: None, partitions };
+    let (cluster, wal, recovery) = ("c".into(), Vec::new(), Default::default());
+    let inputs = Inputs { cluster, plan: None, jobs: jobs.to_vec(), repositories, runs, wal, recovery, chain: None, partitions: Vec::new() };
     let model = assemble(&inputs, now());
     let last = model.jobs[0].last.as_ref().unwrap();
     assert_eq!((last.result, last.message.as_str()), (LastResult::Failed, "failed to dump"));
@@ -181,6 +184,7 @@ fn f114_a_history_that_cannot_be_read_is_said_and_no_last_run_invented() {
         wal: Vec::new(),
         chain: None,
         partitions: Vec::new(),
+        recovery: Default::default(),
     };
     let model = assemble(&inputs, now());
     assert_eq!(model.history_unreadable.as_deref(), Some("read it"));

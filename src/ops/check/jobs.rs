@@ -145,6 +145,7 @@ mod tests {
             wal: Vec::new(),
             chain: None,
             partitions: Vec::new(),
+            recovery: Default::default(),
         };
         let lines = check(&Ok(nothing), now());
         assert_eq!(lines.iter().map(|line| line.status).collect::<Vec<_>>(), [Status::Fail, Status::Fail]);

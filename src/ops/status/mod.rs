@@ -3,6 +3,8 @@
 //! Reading and judging are apart: [`read_repositories`] and [`last_runs`] touch the world, [`assemble`] is pure. Must not
 //! fail because one part is unreadable; that part is then unknown, which is never green.
 
+mod window;
+
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::Duration;
@@ -22,7 +24,10 @@ use crate::model::status::{
     StatusModel, WalStatus, longest_age,
 };
 use crate::model::verb::Verb;
+use crate::model::window::RecoveryStatus;
 use crate::steps::wal::{GapState, Survey, TimelineSurvey};
+
+pub use window::recovery_status;
 
 /// Longest a repository may take to be read before it counts as unreadable.
 const READING_TIME: Duration = Duration::from_secs(5 * 60);
@@ -37,6 +42,8 @@ pub struct Job {
     pub name: String,
     /// What it does.
     pub verb: Verb,
+    /// Whether this version can run it.
+    pub built: bool,
     /// When it is due, by itself or after another; absent when it is run by hand.
     pub schedule: Option<Schedule>,
     /// The database the plan names for it.
@@ -78,6 +85,8 @@ pub struct Inputs {
     pub chain: Option<ChainStatus>,
     /// The months of partitioned tables.
     pub partitions: Vec<CalendarStatus>,
+    /// What a point-in-time recovery can reach.
+    pub recovery: RecoveryStatus,
 }
 
 /// What `survey` says of each timeline in each repository.
@@ -127,7 +136,7 @@ pub async fn read_repositories(
 /// The newest runs of each of `jobs` in the history in `folder`, the run `own` left out: it has not ended yet.
 pub fn last_runs(folder: &Path, jobs: &[Job], own: RunId) -> Result<BTreeMap<String, Runs>, String> {
     let mut found = BTreeMap::new();
-    for job in jobs.iter().filter(|job| job.verb.is_built()) {
+    for job in jobs.iter().filter(|job| job.built) {
         let filter = Filter { job: Some(job.name.clone()), limit: Some(8), ..Filter::default() };
         let remembered = history::read(folder, &filter).map_err(unreadable)?;
         let mut runs = Runs::default();
@@ -167,6 +176,7 @@ pub fn assemble(inputs: &Inputs, now: DateTime<Utc>) -> StatusModel {
         wal: inputs.wal.clone(),
         chain: inputs.chain.clone(),
         partitions: inputs.partitions.clone(),
+        recovery: inputs.recovery.clone(),
         history_unreadable: inputs.runs.as_ref().err().cloned(),
     };
     model.judged()
@@ -176,11 +186,11 @@ fn job_status(job: &Job, runs: Option<&Runs>, repositories: &[Read], now: DateTi
     JobStatus {
         name: job.name.clone(),
         verb: job.verb,
-        built: job.verb.is_built(),
+        built: job.built,
         next: job.schedule.as_ref().and_then(|schedule| schedule.next_after(now)),
         last: runs.and_then(|runs| runs.ended.as_ref()).and_then(last_run),
         running_since: runs.and_then(|runs| runs.begun.as_ref()).map(|run| run.started),
-        dump: makes_dumps(job.verb).then(|| dump_status(job, repositories, now)),
+        dump: (job.built && makes_backups(job.verb)).then(|| dump_status(job, repositories, now)),
     }
 }
 
@@ -241,12 +251,12 @@ fn copy_status(
 }
 
 fn is_of(artifact: &Artifact, job: &Job) -> bool {
-    artifact.manifest.job == job.name && makes_dumps(artifact.manifest.verb)
+    artifact.manifest.job == job.name && makes_backups(artifact.manifest.verb)
 }
 
 /// An increment's state is as good as a dump's, and its job makes a dump where there is nothing to build upon.
-fn makes_dumps(verb: Verb) -> bool {
-    matches!(verb, Verb::Dump | Verb::Increment)
+fn makes_backups(verb: Verb) -> bool {
+    matches!(verb, Verb::Dump | Verb::Increment | Verb::BaseBackup)
 }
 
 /// The artifact, if its bytes were checked, no damage was found, and it is not from the future: a clock that jumped

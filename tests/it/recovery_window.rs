@@ -1,0 +1,73 @@
+//! What `status` says of the recovery window: to which moments, on which timeline, and where a gap shortens it.
+
+use crate::base_backup::backup;
+use crate::recover::{Copy, commit, ledger, walk};
+use crate::stage::archive::{self, switch};
+
+#[test]
+fn status_leads_with_the_window_and_its_ends_can_be_restored() {
+    let desk = archive::desk();
+    ledger(&desk);
+    let told = desk.json(3, &["status"]);
+    assert!(told["headline"].as_str().unwrap().contains("base has no verified backup in local"), "{told}");
+    backup(&desk);
+    commit(&desk, 1);
+    switch(&desk);
+    let told = desk.json(3, &["status"]);
+    let window = &told["recovery"]["windows"][0];
+    assert_eq!((&window["timeline"], &window["current"]), (&1.into(), &true.into()), "{told}");
+    assert!(window["rpo_seconds"].as_i64().unwrap() < 60, "{told}");
+    let span = &window["spans"][0];
+    let (from, until) = (span["from"].as_str().unwrap(), span["until"].as_str().unwrap());
+    let headline = told["headline"].as_str().unwrap();
+    assert!(headline.starts_with(&format!("You can restore to any moment from {from} to {until}.")), "{headline}");
+    let text = String::from_utf8(desk.run(&["status"]).stdout).unwrap();
+    assert!(text.lines().nth(2).is_some_and(|line| line.starts_with("RPO now: ")), "{text}");
+    assert!(!text.contains("local-durable"), "{text}");
+    let copy = Copy::restore(&desk, "c", &["--target-time", until]);
+    assert_eq!(copy.rows(), [1]);
+    drop(copy);
+    desk.configure("[wal]\nack = 'local'\n");
+    let text = String::from_utf8(desk.run(&["status"]).stdout).unwrap();
+    assert!(text.contains("local-durable"), "{text}");
+}
+
+#[test]
+fn f57_a_gap_shortens_the_window_until_a_new_base_backup_leads_on() {
+    let desk = archive::desk();
+    ledger(&desk);
+    backup(&desk);
+    commit(&desk, 1);
+    switch(&desk);
+    let lost = desk.site.ask("SELECT pg_walfile_name(pg_current_wal_insert_lsn() + 1)");
+    commit(&desk, 2);
+    switch(&desk);
+    commit(&desk, 3);
+    switch(&desk);
+    let mut removed = 0;
+    for path in walk(&desk.site.root().join("local/wal")) {
+        if path.file_name().unwrap().to_string_lossy().starts_with(&lost) {
+            std::fs::remove_file(path).unwrap();
+            removed += 1;
+        }
+    }
+    assert_eq!(removed, 2, "{lost} was stored and is gone");
+    let finding = |told: &serde_json::Value| {
+        let findings = told["recovery"]["findings"].as_array().unwrap().clone();
+        let found = findings.into_iter().find(|each| each["code"] == "window-shortened");
+        found.unwrap_or_else(|| panic!("{told}"))
+    };
+    let told = desk.json(3, &["status"]);
+    let open = finding(&told);
+    assert_eq!(open["severity"], "critical", "{open}");
+    assert!(open["message"].as_str().unwrap().contains(&lost), "{open}");
+    backup(&desk);
+    commit(&desk, 4);
+    switch(&desk);
+    let told = desk.json(3, &["status"]);
+    assert_eq!(finding(&told)["severity"], "warning", "{told}");
+    let spans = told["recovery"]["windows"][0]["spans"].as_array().unwrap();
+    assert_eq!(spans.len(), 2, "{told}");
+    let from = spans[1]["from"].as_str().unwrap();
+    assert!(told["headline"].as_str().unwrap().contains(&format!("any moment from {from}")), "{told}");
+}
