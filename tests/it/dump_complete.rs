@@ -223,8 +223,10 @@ async fn a_backup_that_is_nowhere_whole_any_more_is_not_copied() {
     assert!(matches!(half.complete().await, Completion::Impossible(_)));
     assert!(half.site.artifacts("s3").await.is_empty());
     assert!(half.s3.storage("r").await.unfinished().await.unwrap().is_empty());
-    let options = expire::Options { policies: Default::default(), grace: Duration::ZERO };
-    expire::run(&half.site.repositories, &options, &half.site.setting()).await.unwrap();
+    let options =
+        expire::Options { policies: Default::default(), grace: Duration::ZERO, checkpoints: Default::default() };
+    let doors = expire::Doors { repositories: half.site.repositories.clone(), unopened: Vec::new() };
+    expire::run(&doors, &options, &half.site.setting()).await.unwrap();
     assert_eq!(
         dump::run(&half.site.dump_options(), &half.site.dump_doors(), &half.site.setting()).await.unwrap().verdict,
         Verdict::Ok

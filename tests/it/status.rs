@@ -166,7 +166,17 @@ fn the_last_run_is_the_last_that_ended_and_ones_own_is_none() {
     let repositories = vec![holding(Vec::new())];
     let runs = last_runs(&folder, &jobs, own.run);
     let (cluster, wal, recovery) = ("c".into(), Vec::new(), Default::default());
-    let inputs = Inputs { cluster, plan: None, jobs: jobs.to_vec(), repositories, runs, wal, recovery, chain: None, partitions: Vec::new() };
+    let inputs = Inputs {
+        cluster,
+        plan: None,
+        jobs: jobs.to_vec(),
+        repositories,
+        runs,
+        wal,
+        recovery,
+        chain: None,
+        partitions: Vec::new(),
+    };
     let model = assemble(&inputs, now());
     let last = model.jobs[0].last.as_ref().unwrap();
     assert_eq!((last.result, last.message.as_str()), (LastResult::Failed, "failed to dump"));
