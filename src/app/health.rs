@@ -3,15 +3,15 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use crate::app::App;
+use crate::app::{App, secrets};
 use crate::catalog::Repository;
-use crate::config::{self, Checklist, Plan};
+use crate::config::{self, Checklist, LogScan, Plan, Redis};
 use crate::host::Spool;
 use crate::model::failure::{Failure, FailureKind};
 use crate::model::schedule::Schedule;
 use crate::model::status::{StatusModel, WalStatus, longest_age};
 use crate::model::verb::Verb;
-use crate::ops::check::{self, CheckLine, Encryption, Keys};
+use crate::ops::check::{self, CheckLine, Encryption, Keys, Security, Services};
 use crate::ops::{Setting, status};
 use crate::postgres::DumpScope;
 use crate::steps::chain_facts::{self, ChainDoor};
@@ -42,6 +42,9 @@ impl App {
             unchecked: plan.map(|plan| unchecked(&plan.check)).unwrap_or_default(),
             state_directory: self.loaded.config.state_dir.to_path_buf(),
             disk_percent: plan.and_then(|plan| plan.check.disk_percent),
+            services: plan.map(|plan| services(&plan.check)).unwrap_or_default(),
+            security: plan.map(|plan| security(&plan.check)).unwrap_or_default(),
+            buckets: plan.is_some_and(|plan| plan.check.buckets),
             server,
             tools,
             dumps: self.rehearsals(),
@@ -233,6 +236,49 @@ fn unbuilt(plan: &Plan) -> Vec<String> {
     unbuilt.map(|(name, job)| format!("{name} ({})", job.verb)).collect()
 }
 
+fn services(checklist: &Checklist) -> Services {
+    let password = |redis: &Redis| match redis.secret() {
+        Some(secret) => secrets::resolve(&secret, &format!("the password of the Redis {}", redis.address)).map(Some),
+        None => Ok(None),
+    };
+    let log = |log: &LogScan| check::Log {
+        file: log.file.clone(),
+        lines: usize::try_from(log.lines).unwrap_or(usize::MAX),
+        words: log.words.clone(),
+    };
+    Services {
+        http: checklist.http.clone(),
+        tcp: checklist.tcp.clone(),
+        redis: checklist.redis.iter().map(|redis| (redis.address.clone(), password(redis))).collect(),
+        logs: checklist.log.iter().map(log).collect(),
+        memory_percent: checklist.memory_percent,
+        processor_percent: checklist.cpu_percent,
+    }
+}
+
+fn security(checklist: &Checklist) -> Security {
+    Security {
+        tls: checklist.tls,
+        row_level_security: checklist.row_level_security.clone(),
+        audit_triggers: checklist.audit_triggers.clone(),
+    }
+}
+
+/// The keys of the plan's `[check]` that are looked at.
+const CHECKED: [&str; 11] = [
+    "disk_percent",
+    "memory_percent",
+    "cpu_percent",
+    "http",
+    "tcp",
+    "redis",
+    "log",
+    "tls",
+    "row_level_security",
+    "audit_triggers",
+    "buckets",
+];
+
 /// The keys of the plan's `[check]` that are set and that no check looks at yet.
 fn unchecked(checklist: &Checklist) -> Vec<String> {
     let fields = |checklist: &Checklist| serde_json::to_value(checklist).ok();
@@ -240,7 +286,7 @@ fn unchecked(checklist: &Checklist) -> Vec<String> {
         return vec!["all of it".to_owned()];
     };
     let said = said.as_object().into_iter().flatten();
-    let set = said.filter(|(key, value)| key.as_str() != "disk_percent" && unsaid.get(key.as_str()) != Some(value));
+    let set = said.filter(|(key, value)| !CHECKED.contains(&key.as_str()) && unsaid.get(key.as_str()) != Some(value));
     set.map(|(key, _)| key.clone()).collect()
 }
 
@@ -251,8 +297,8 @@ mod tests {
     #[test]
     fn what_the_plan_asks_for_and_nobody_looks_at_is_named() {
         assert!(unchecked(&Checklist::default()).is_empty());
-        let asked = Checklist { disk_percent: Some(80), tls: true, tcp: vec!["a:1".into()], ..Checklist::default() };
-        assert_eq!(unchecked(&asked), ["tcp", "tls"]);
+        let asked = Checklist { tls: true, roles: vec!["a".into()], ..Checklist::default() };
+        assert_eq!(unchecked(&asked), ["roles"]);
     }
 
     #[test]

@@ -166,6 +166,13 @@ pub struct Redis {
     pub password_command: Option<CommandLine>,
 }
 
+impl Redis {
+    /// The server's password, where a key says.
+    pub fn secret(&self) -> Option<Secret> {
+        one_secret(None, self.password_file.as_ref(), self.password_command.as_ref(), None)
+    }
+}
+
 /// A log file to look through.
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]

@@ -12,7 +12,9 @@ pub mod fed;
 pub mod file_source;
 pub mod files;
 pub mod incoming;
+pub mod load;
 pub mod lock;
+pub mod services;
 pub mod space;
 pub mod spool;
 

@@ -28,8 +28,7 @@ async fn read_back_object(
     object: &ObjectRecord,
     events: &Events,
 ) -> Result<VerificationLevel, Failure> {
-    let meta = repository.storage.head(&object.key).await?;
-    if !meta.readable {
+    if let Some(meta) = newest(repository, object).await?.filter(|meta| !meta.readable) {
         return by_store(repository, object, &meta);
     }
     match read_whole(repository, object).await {
@@ -39,6 +38,16 @@ async fn read_back_object(
             events.note(format!("reading {} in {place} a second time: {}", object.key, first.full_message()));
             read_whole(repository, object).await.map(|()| VerificationLevel::ReadBack)
         }
+    }
+}
+
+/// What the store says of the object, where its newest version is the recorded one. Somebody who may write can put another
+/// version, or a deletion, over ours; ours is still there, and is read by its id.
+pub async fn newest(repository: &Repository, object: &ObjectRecord) -> Result<Option<ObjectMeta>, StorageError> {
+    match repository.storage.head(&object.key).await {
+        Ok(meta) if object.version.is_none() || meta.version == object.version => Ok(Some(meta)),
+        Err(error) if object.version.is_none() || !error.is_missing() => Err(error),
+        _ => Ok(None),
     }
 }
 

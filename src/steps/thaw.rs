@@ -6,6 +6,7 @@ use crate::catalog::{Artifact, Repository};
 use crate::host::Clock;
 use crate::model::event::Events;
 use crate::model::failure::{Failure, FailureKind};
+use crate::steps::read_back::newest;
 use crate::storage::Thaw;
 use tokio_util::sync::CancellationToken;
 
@@ -25,7 +26,7 @@ pub async fn thaw(
 ) -> Result<(), Failure> {
     let mut archived = Vec::new();
     for object in &artifact.manifest.objects {
-        if !repository.storage.head(&object.key).await?.readable {
+        if newest(repository, object).await?.is_some_and(|meta| !meta.readable) {
             archived.push(object);
         }
     }

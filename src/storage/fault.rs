@@ -15,8 +15,8 @@ use crate::host::Complete;
 use crate::model::digest::Digest;
 use crate::model::key::ObjectKey;
 use crate::storage::{
-    Download, Features, Link, ObjectMeta, Page, PageToken, Probe, PutOptions, Storage, StorageError, StorageErrorKind,
-    Stored, Thaw, Unfinished, Upload,
+    Download, Features, Link, ObjectMeta, Page, PageToken, Posture, Probe, PutOptions, Storage, StorageError,
+    StorageErrorKind, Stored, Thaw, Unfinished, Upload,
 };
 
 /// What a fault waits for.
@@ -149,6 +149,10 @@ impl Storage for Faulty {
 
     async fn probe(&self) -> Result<Probe, StorageError> {
         self.through(Operation::Other, self.inner.probe()).await
+    }
+
+    async fn posture(&self) -> Result<Option<Posture>, StorageError> {
+        self.through(Operation::Other, self.inner.posture()).await
     }
 
     async fn head(&self, key: &ObjectKey) -> Result<ObjectMeta, StorageError> {

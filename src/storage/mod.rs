@@ -102,6 +102,17 @@ pub struct Probe {
     pub clock_offset: Option<TimeDelta>,
 }
 
+/// What the owner of a bucket has set around our objects. Absent is what the store does not tell us.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Posture {
+    /// Whether the bucket encrypts what comes without a wish of its own.
+    pub encrypted: Option<bool>,
+    /// Whether strangers may be let in.
+    pub public: Option<bool>,
+    /// Lifecycle rules that delete present objects of ours, by name.
+    pub deleting: Option<Vec<String>>,
+}
+
 /// One page of a listing, in key order.
 #[derive(Clone, Debug, Default)]
 pub struct Page {
@@ -177,6 +188,11 @@ pub trait Storage: Send + Sync + fmt::Debug {
     /// Asks the store what it can do. Errors when it cannot be used at all: no such bucket or directory, the wrong
     /// region, a login that is refused, a directory that others may write to. Changes nothing.
     async fn probe(&self) -> Result<Probe, StorageError>;
+
+    /// What the owner of the bucket has set around our objects; nothing where there is no bucket.
+    async fn posture(&self) -> Result<Option<Posture>, StorageError> {
+        Ok(None)
+    }
 
     /// What is known of `key`. `Missing` when there is none.
     async fn head(&self, key: &ObjectKey) -> Result<ObjectMeta, StorageError>;

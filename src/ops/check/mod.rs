@@ -9,7 +9,9 @@ mod jobs;
 mod keys;
 mod partitions;
 mod repositories;
+mod security;
 mod server;
+mod services;
 mod setup;
 mod wal;
 
@@ -31,6 +33,8 @@ use crate::steps::wal::{Local, Thresholds};
 pub use audit::AuditChain;
 pub use keys::{Encryption, Keys};
 pub use partitions::Partitions;
+pub use security::Security;
+pub use services::{Log, Services};
 
 /// How far a clock may be from ours.
 const CLOCK_TOLERANCE: TimeDelta = TimeDelta::seconds(60);
@@ -93,6 +97,12 @@ pub struct Doors {
     pub state_directory: PathBuf,
     /// Disk used, in percent, from which on the plan wants a failure.
     pub disk_percent: Option<u8>,
+    /// Services, logs and limits that the plan names.
+    pub services: Services,
+    /// The security posture that the plan asks for.
+    pub security: Security,
+    /// Whether the plan asks what the repositories' buckets are set to.
+    pub buckets: bool,
     /// The server, by the role that checks.
     pub server: Result<Connection, Failure>,
     /// The client programs.
@@ -163,6 +173,9 @@ pub async fn run(doors: &Doors, setting: &Setting) -> Vec<CheckLine> {
         lines.extend(dumps::check(&doors.dumps, setting).await);
         lines.extend(partitions::check(doors.partitions.as_ref(), setting).await);
         lines.extend(audit::check(doors.audit.as_ref(), &doors.status, setting.clock.now()).await);
+        lines.extend(security::check(&doors.security, &doors.server).await);
+        setting.events.step("checking what the plan names besides");
+        lines.extend(services::check(&doors.services, setting).await);
         setting.events.step("checking the repositories");
         lines.extend(repositories::check(doors, setting).await);
         lines.extend(wal::check(doors, setting).await);

@@ -15,7 +15,7 @@ use crate::model::outcome::{Finding, Severity};
 use crate::model::status::{RepositoryStatus, StatusModel};
 use crate::ops::Setting;
 use crate::ops::check::{CheckLine, Door, Doors, server, setup};
-use crate::storage::{Features, Probe, PutOptions, Storage, StorageError};
+use crate::storage::{Features, Posture, Probe, PutOptions, Storage, StorageError};
 
 /// Longest one repository may take for each of its checks.
 const ANSWER_TIME: Duration = Duration::from_secs(120);
@@ -24,6 +24,7 @@ const OPENS: &str = "repository-opens";
 const FEATURES: &str = "repository-features";
 const CLOCK: &str = "repository-clock";
 const ROUND_TRIP: &str = "repository-round-trip";
+const POSTURE: &str = "repository-posture";
 const ROOM: &str = "repository-room";
 const CATALOG: &str = "repository-catalog";
 const FINDINGS: &str = "repository-findings";
@@ -36,6 +37,7 @@ pub(super) async fn check(doors: &Doors, setting: &Setting) -> Vec<CheckLine> {
     let mut lines = Vec::new();
     for door in &doors.repositories {
         lines.extend(check_one(door, doors.disk_percent, setting).await);
+        lines.extend(posture(door, doors.buckets).await);
         lines.extend(catalog(&door.name, &doors.status));
     }
     lines
@@ -59,6 +61,58 @@ async fn check_one(door: &Door, disk_percent: Option<u8>, setting: &Setting) -> 
     };
     if let Some(directory) = &door.directory {
         lines.push(setup::room(ROOM, name, directory, disk_percent));
+    }
+    lines
+}
+
+/// What the bucket's owner has set. What is not told is a warning only where the plan asks for it: who only writes has no
+/// right to ask.
+async fn posture(door: &Door, asked: bool) -> Vec<CheckLine> {
+    let (name, Ok(repository)) = (&door.name, &door.opened) else { return Vec::new() };
+    match in_time(repository, "ask for the settings of", repository.storage.posture()).await {
+        Ok(None) => Vec::new(),
+        Ok(Some(posture)) => judge_posture(name, &posture, asked),
+        Err(failure) if asked => vec![CheckLine::failed(POSTURE, name, &failure)],
+        Err(failure) => {
+            tracing::debug!(repository = name, error = failure.full_message(), "the bucket's settings are not known");
+            Vec::new()
+        }
+    }
+}
+
+fn judge_posture(name: &str, posture: &Posture, asked: bool) -> Vec<CheckLine> {
+    let mut lines = Vec::new();
+    let mut unknown = Vec::new();
+    match &posture.deleting {
+        Some(rules) if !rules.is_empty() => lines.push(CheckLine::fail(
+            POSTURE,
+            format!("{name}: the bucket's lifecycle deletes what is kept here, by the rules {}", rules.join(", ")),
+            "take our prefix out of those rules: only `dbagent expire` knows what is needed still",
+        )),
+        Some(_) => lines.push(CheckLine::ok(POSTURE, format!("{name}: no lifecycle rule deletes what is kept here"))),
+        None => unknown.push("its lifecycle"),
+    }
+    match posture.public {
+        Some(true) => lines.push(CheckLine::fail(
+            POSTURE,
+            format!("{name}: strangers may be let into the bucket: not all public access is blocked"),
+            "turn on all four settings of the bucket's \"Block public access\"",
+        )),
+        Some(false) => lines.push(CheckLine::ok(POSTURE, format!("{name}: the bucket blocks public access"))),
+        None => unknown.push("who may read it"),
+    }
+    match posture.encrypted {
+        Some(false) => lines.push(CheckLine::warn(
+            POSTURE,
+            format!("{name}: the bucket does not encrypt by itself"),
+            "set its default encryption, best with a KMS key of yours",
+        )),
+        Some(true) => lines.push(CheckLine::ok(POSTURE, format!("{name}: the bucket encrypts by itself"))),
+        None => unknown.push("its encryption"),
+    }
+    if asked && !unknown.is_empty() {
+        let message = format!("{name}: the store does not tell this login: {}", unknown.join(", "));
+        lines.push(CheckLine::warn(POSTURE, message, "look at the bucket with its owner's login"));
     }
     lines
 }

@@ -14,8 +14,8 @@ use bytes::Bytes;
 
 use crate::model::key::ObjectKey;
 use crate::storage::{
-    Download, Features, Link, ObjectMeta, Page, PageToken, Probe, PutOptions, Storage, StorageError, Stored, Thaw,
-    Unfinished, Upload,
+    Download, Features, Link, ObjectMeta, Page, PageToken, Posture, Probe, PutOptions, Storage, StorageError, Stored,
+    Thaw, Unfinished, Upload,
 };
 
 mod download;
@@ -102,6 +102,10 @@ impl Storage for Retrying {
 
     async fn probe(&self) -> Result<Probe, StorageError> {
         self.run(|| self.inner.probe()).await
+    }
+
+    async fn posture(&self) -> Result<Option<Posture>, StorageError> {
+        self.run(|| self.inner.posture()).await
     }
 
     async fn head(&self, key: &ObjectKey) -> Result<ObjectMeta, StorageError> {

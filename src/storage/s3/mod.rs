@@ -16,7 +16,7 @@ use bytes::Bytes;
 use crate::model::key::ObjectKey;
 use crate::storage::memory::Piece;
 use crate::storage::{
-    Download, Features, Link, ObjectMeta, Page, PageToken, Probe, PutOptions, Retrier, Storage, StorageError,
+    Download, Features, Link, ObjectMeta, Page, PageToken, Posture, Probe, PutOptions, Retrier, Storage, StorageError,
     StorageErrorKind, Stored, Thaw, Unfinished, Upload,
 };
 
@@ -27,6 +27,7 @@ mod credentials;
 mod download;
 mod listing;
 mod parts;
+mod posture;
 mod probe;
 mod settings;
 mod upload;
@@ -73,6 +74,10 @@ impl Storage for S3Storage {
 
     async fn probe(&self) -> Result<Probe, StorageError> {
         probe::probe(&self.bucket).await
+    }
+
+    async fn posture(&self) -> Result<Option<Posture>, StorageError> {
+        posture::posture(&self.bucket).await.map(Some)
     }
 
     async fn head(&self, key: &ObjectKey) -> Result<ObjectMeta, StorageError> {
