@@ -5,6 +5,7 @@ use std::time::Duration;
 use secrecy::SecretString;
 
 use crate::config::Secret;
+use crate::host::secrets_manager::{self, StoredLogin, Version};
 use crate::host::{ChildSpec, durable, run_to_end};
 use crate::model::failure::{Failure, FailureKind};
 
@@ -22,10 +23,29 @@ pub(super) fn resolve(reference: &Secret, what: &str) -> Result<SecretString, Fa
         }),
         Secret::Command(words) => of_command(words, what),
         Secret::AwsSecret(name) => {
-            Err(Failure::new(FailureKind::Usage, format!("read {what} from the AWS secret {name}: not built yet"))
-                .hint("Use the _file or _command form for now."))
+            let name = name.clone();
+            alone(async move { aws_secret(&name, Version::Current).await.map(|login| login.password) })?
         }
     }
+}
+
+/// One version of a secret of AWS Secrets Manager.
+pub(super) async fn aws_secret(name: &str, version: Version) -> Result<StoredLogin, Failure> {
+    secrets_manager::read(name, version).await.map_err(|why| {
+        Failure::new(FailureKind::Authentication, format!("read the AWS secret {name}: {why}"))
+            .hint("Check its name, the region, and that the AWS login here may do secretsmanager:GetSecretValue on it.")
+    })
+}
+
+/// Runs `work` to its end on a thread and a runtime of its own: secrets are had while doors are opened, which waits.
+pub(super) fn alone<T: Send + 'static>(work: impl Future<Output = T> + Send + 'static) -> Result<T, Failure> {
+    let failed = |why: String| Failure::new(FailureKind::Failed, format!("ask for a secret: {why}"));
+    let asking = std::thread::Builder::new().name("secret".to_owned()).spawn(move || {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+        runtime.map(|runtime| runtime.block_on(work))
+    });
+    let asked = asking.map_err(|error| failed(error.to_string()))?.join();
+    asked.map_err(|_| failed("its thread ended badly".to_owned()))?.map_err(|error| failed(error.to_string()))
 }
 
 fn of_command(words: &[String], what: &str) -> Result<SecretString, Failure> {

@@ -67,7 +67,7 @@ pub enum Secret {
     File(PathBuf),
     /// What a command (program and arguments) writes to its standard output, without the line end.
     Command(Vec<String>),
-    /// A secret of AWS Secrets Manager, by name or ARN. Not built yet.
+    /// A secret of AWS Secrets Manager, by name or ARN.
     AwsSecret(String),
 }
 

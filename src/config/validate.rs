@@ -119,10 +119,6 @@ fn validate_postgres(config: &Config, problems: &mut Problems<'_>) {
         ];
         one_form("postgres.replication.", &forms, problems);
     }
-    let replication = postgres.replication.as_ref();
-    if postgres.password_aws_secret.is_some() || replication.is_some_and(|login| login.password_aws_secret.is_some()) {
-        problems.warn("postgres", "secrets from AWS Secrets Manager are not built yet");
-    }
     let scheme = postgres.url.as_ref().map(|url| url.expose().scheme().to_owned());
     let foreign = scheme.is_some_and(|scheme| scheme != "postgres" && scheme != "postgresql");
     problems.error_if(foreign, "postgres.url", "the URL of a server begins with postgres://");

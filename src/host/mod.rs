@@ -14,6 +14,7 @@ pub mod files;
 pub mod incoming;
 pub mod load;
 pub mod lock;
+pub mod secrets_manager;
 pub mod services;
 pub mod space;
 pub mod spool;

@@ -19,6 +19,7 @@ mod audit_chain;
 mod audit_checkpoints;
 mod audit_seals;
 mod audit_stage;
+mod aws_secret;
 mod base_backup;
 mod bc003;
 mod bc003_data;
