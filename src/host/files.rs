@@ -50,6 +50,20 @@ impl OpenFile {
         Ok(filled)
     }
 
+    /// Reads at `offset` until `buffer` is full or the file ends, wherever reading stands; gives the bytes read.
+    pub fn fill_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
+        let mut filled = 0;
+        while filled < buffer.len() {
+            match self.file.read_at(&mut buffer[filled..], offset + filled as u64) {
+                Ok(0) => break,
+                Ok(count) => filled += count,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(filled)
+    }
+
     /// Reads exactly `buffer` at `offset`, wherever reading stands.
     pub fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<()> {
         self.file.read_exact_at(buffer, offset)
@@ -84,6 +98,35 @@ impl NewFile {
         rustix::fs::fchmod(&self.file, Mode::from_raw_mode(mode & 0o7777))?;
         set_modified(&self.file, modified)?;
         give(&self.file, owner)
+    }
+}
+
+/// A file that is there and is changed in places.
+#[derive(Debug)]
+pub struct PatchedFile {
+    file: File,
+}
+
+impl PatchedFile {
+    /// Opens the regular file `path`, or makes an empty one with mode 0600; a symbolic link in its place is refused.
+    pub fn open(path: &Path) -> io::Result<Self> {
+        let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+        let file: File = rustix::fs::open(path, flags, Mode::RUSR | Mode::WUSR)?.into();
+        match FileType::from_raw_mode(rustix::fs::fstat(&file)?.st_mode) {
+            FileType::RegularFile => Ok(Self { file }),
+            _ => Err(io::Error::other("it is no regular file")),
+        }
+    }
+
+    /// Writes `bytes` at `offset`.
+    pub fn write_at(&self, bytes: &[u8], offset: u64) -> io::Result<()> {
+        self.file.write_all_at(bytes, offset)
+    }
+
+    /// Ends it with `size` bytes, zeros where nothing was written; the rest as [`NewFile::finish`].
+    pub fn finish(self, size: u64, mode: u32, modified: i64, owner: Option<(u32, u32)>) -> io::Result<()> {
+        self.file.set_len(size)?;
+        NewFile { file: self.file }.finish(mode, modified, owner)
     }
 }
 
@@ -129,6 +172,19 @@ pub fn append(path: &Path, line: &str) -> io::Result<()> {
     let mut file: File = rustix::fs::open(path, flags, Mode::empty())?.into();
     file.write_all(format!("{line}\n").as_bytes())?;
     file.sync_all()
+}
+
+/// Makes or replaces the file `path` with `bytes`, readable by this user only. Whoever reads it sees the old or the new
+/// one; after a power cut it may be gone or damaged, which its reader must be able to tell.
+pub fn replace_quickly(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    let temporary = super::durable::Temporary::beside(path).map_err(io::Error::other)?;
+    let mut file = NewFile::create(temporary.path())?;
+    file.write(bytes)?;
+    if let Some(folder) = path.parent() {
+        let folder = rustix::fs::open(folder, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
+        super::durable::give_to_owner_of(folder, &file.file)?;
+    }
+    Ok(rustix::fs::rename(temporary.path(), path)?)
 }
 
 /// Moves the file `from` to `to`, which it replaces, durably.

@@ -29,7 +29,7 @@ pub use durable::{FileError, FileErrorKind};
 pub use failpoint::{FailPoint, reach};
 pub use fed::{FedSource, SourceFeeder, feed};
 pub use file_source::{FileIdentity, FileSource};
-pub use files::{NewFile, OpenFile};
+pub use files::{NewFile, OpenFile, PatchedFile};
 pub use incoming::Incoming;
 pub use lock::{FileLock, LockError};
 pub use space::Space;

@@ -5,6 +5,7 @@
 
 pub mod audit;
 pub mod base;
+pub mod blocks;
 pub mod buckets;
 pub mod chain;
 pub mod chain_status;

@@ -35,8 +35,10 @@ mod server;
 pub mod tables;
 mod tls;
 pub mod tools;
+pub mod wal_blocks;
 pub mod wal_files;
 pub mod wal_page;
+pub mod wal_records;
 
 pub use base_backup::{BackupSession, BaseFacts, Stopped};
 pub use connection::{Connection, Host, Session, SslMode};

@@ -33,6 +33,11 @@ pub struct SegmentHeader {
     pub segment_size: u32,
 }
 
+/// The major version whose pages bear `magic`.
+pub fn major_of(magic: u16) -> Option<u32> {
+    MAGIC.iter().find(|(_, known)| *known == magic).map(|(major, _)| *major)
+}
+
 /// Why a segment is not the one that its name says: lower-case, fits after "failed to".
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("take {name} for a segment of this cluster: {what}")]

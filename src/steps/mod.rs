@@ -5,6 +5,7 @@
 pub mod alert;
 pub mod artifact;
 pub mod bc003;
+pub mod blocks;
 pub mod bury;
 pub mod chain_facts;
 pub mod checkpoint;
