@@ -6,7 +6,8 @@ use std::thread::available_parallelism;
 use std::time::Duration;
 
 use crate::app::App;
-use crate::config::{Compression, Job};
+use crate::config::{self, Compression, Job};
+use crate::model::base::BaseKind;
 use crate::model::failure::{Failure, FailureKind};
 use crate::ops::base_backup;
 use crate::pipeline::pack::Codec;
@@ -34,7 +35,8 @@ impl App {
         }
         let data_directory: Option<PathBuf> =
             self.loaded.config.postgres.data_directory.as_ref().map(|path| path.to_path_buf());
-        Ok(base_backup::Doors { connection, data_directory, repositories, unopened, recipients: self.recipients()? })
+        let (recipients, blocks) = (self.recipients()?, self.block_store());
+        Ok(base_backup::Doors { connection, data_directory, repositories, unopened, recipients, blocks })
     }
 
     pub(super) fn base_options(&self, name: &str, job: &Job) -> Result<base_backup::Options, Failure> {
@@ -48,6 +50,10 @@ impl App {
         let cores = available_parallelism().map_or(1, NonZeroUsize::get).min(PARALLEL_UNASKED);
         let parallel = NonZeroUsize::new(base.parallel.map_or(cores, usize::from)).unwrap_or(NonZeroUsize::MIN);
         Ok(base_backup::Options {
+            kind: match job.kind {
+                Some(config::BaseKind::Incremental) => BaseKind::Incremental,
+                Some(config::BaseKind::Full) | None => BaseKind::Full,
+            },
             job: name.to_owned(),
             plan: self.plan()?.name.clone(),
             cluster: config.cluster.clone(),

@@ -7,7 +7,7 @@ use std::thread::available_parallelism;
 use crate::app::App;
 use crate::app::agent::{AgentClient, Answer};
 use crate::app::manual::again;
-use crate::config::Ack;
+use crate::config::{Ack, Job};
 use crate::host::Space;
 use crate::model::failure::{Failure, FailureKind};
 use crate::model::lsn::SystemId;
@@ -18,6 +18,7 @@ use crate::ops::wal::push::{self, Doors, Pushed};
 use crate::ops::wal::sync;
 use crate::postgres::Connection;
 use crate::postgres::control::DataDirectory;
+use crate::steps::blocks::BlockStore;
 use crate::steps::wal::{Fetched, Local, Owner, StoreOptions, Thresholds, WalDoors, fetch_file};
 pub use crate::steps::wal::{Survey, TimelineSurvey, survey_findings};
 
@@ -40,12 +41,18 @@ impl App {
             owner: Owner::new(&config.cluster, &config.former_systems),
         };
         let data_directory = config.postgres.data_directory.as_ref().map(|path| path.to_path_buf());
-        Ok(Doors { repositories, unopened, options, data_directory })
+        Ok(Doors { repositories, unopened, options, data_directory, blocks: self.block_store() })
+    }
+
+    /// Where it is kept which blocks the log touches, where a job of the plan needs that.
+    pub(super) fn block_store(&self) -> Option<BlockStore> {
+        let mut jobs = self.loaded.plan.iter().flat_map(|plan| plan.job.values());
+        jobs.any(Job::needs_blocks).then(|| BlockStore::below(&self.loaded.config.state_dir))
     }
 
     /// What `wal-sync`, `wal list` and `wal verify` work with.
     pub async fn wal_sync_doors(&self) -> Result<sync::Doors, Failure> {
-        let Doors { repositories, unopened, options, data_directory } = self.wal_doors(0, false).await?;
+        let Doors { repositories, unopened, options, data_directory, blocks } = self.wal_doors(0, false).await?;
         let wal = &self.loaded.config.wal;
         let thresholds = Thresholds {
             backlog: (wal.backlog_warning.bytes(), wal.backlog_critical.bytes()),
@@ -56,7 +63,7 @@ impl App {
             Some(directory) => Some(directory),
             None => self.data_directory_of(&server).await,
         };
-        Ok(sync::Doors { repositories, unopened, options, server, data_directory, thresholds })
+        Ok(sync::Doors { repositories, unopened, options, server, data_directory, thresholds, blocks })
     }
 
     /// The server's data directory, where the server tells it and this machine can read it.

@@ -232,6 +232,7 @@ fn summary(artifact: &Artifact) -> Value {
         "verification": artifact.verified, "damaged": artifact.damaged, "kept": artifact.pinned,
         "exact": manifest.tables.iter().all(is_exact),
         "database": manifest.source.database, "stored_bytes": manifest.stored_size(), "signed_by": artifact.signed_by,
+        "parent": manifest.parent.as_ref().map(|parent| parent.id),
     })
 }
 

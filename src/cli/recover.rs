@@ -105,6 +105,7 @@ fn plan_json(plan: &Plan, options: &Options) -> serde_json::Value {
         "repository": plan.repository.name,
         "backup": plan.artifact.manifest.id,
         "name": plan.artifact.name.to_string(),
+        "chain": plan.chain.iter().map(|link| link.manifest.id).collect::<Vec<_>>(),
         "timeline": plan.timeline.0,
         "window": {"from": precise(plan.reach.from), "until": precise(plan.reach.until)},
         "first_segment": plan.reach.first,

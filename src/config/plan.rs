@@ -187,7 +187,12 @@ impl Job {
 
     /// Whether this version can run it.
     pub fn is_built(&self) -> bool {
-        self.verb.is_built() && self.kind != Some(BaseKind::Incremental)
+        self.verb.is_built()
+    }
+
+    /// Whether it needs to be known which blocks the log touches.
+    pub fn needs_blocks(&self) -> bool {
+        self.enabled && self.verb == Verb::BaseBackup && self.kind == Some(BaseKind::Incremental)
     }
 
     /// What becomes of its missed runs: each month of partitions is made up for, of other work the latest will do.

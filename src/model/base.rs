@@ -23,6 +23,8 @@ pub const CONTROL_FILE: &str = "global/pg_control";
 pub enum BaseKind {
     /// All of it.
     Full,
+    /// Of relations' main forks the pages that changed since its parent; all of everything else.
+    Incremental,
 }
 
 /// What a base backup's manifest says besides what every manifest says.
@@ -56,6 +58,9 @@ pub struct BaseRecord {
     pub files: u64,
     /// Bytes of the files.
     pub bytes: u64,
+    /// In an incremental one, the position from which changes are in it: where its parent begins.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub changed_since: Option<Lsn>,
     /// Whether the checksums of pages were verified while they were read.
     pub pages_verified: bool,
     /// Pages whose checksums were wrong and that the log does not repair.
@@ -147,6 +152,9 @@ pub struct FileLine {
     /// origin (the stored digests are).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub digest: Option<String>,
+    /// How many pages of it are in an incremental backup, where it is not there whole: the others are those of the parent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pages: Option<u32>,
     /// Last change, seconds since 1970.
     pub modified: i64,
     /// Mode bits.
@@ -208,6 +216,7 @@ mod tests {
             settings: BTreeMap::new(),
             files: 0,
             bytes: 0,
+            changed_since: None,
             pages_verified: true,
             damaged: DamagedPages::default(),
         };

@@ -3,7 +3,7 @@
 //! `global/pg_control` is written in place, so a reader can see half of an old and half of a new one; its CRC-32C tells
 //! (PostgreSQL, `catalog/pg_control.h`). Where the CRC stands differs between majors, so every place is tried.
 
-use crate::model::lsn::SystemId;
+use crate::model::lsn::{SystemId, Timeline};
 
 /// Bytes of the file's meaningful beginning: it fits a sector, which is what makes it nearly atomic.
 const SECTOR: usize = 512;
@@ -18,6 +18,8 @@ pub struct ControlFile {
     pub version: u32,
     /// `DBState`: 1 and 2 are clean shutdowns of a primary and a standby.
     pub state: u32,
+    /// The timeline of its last checkpoint (`checkPointCopy.ThisTimeLineID`, at byte 48 in all majors).
+    pub timeline: Timeline,
 }
 
 impl ControlFile {
@@ -27,7 +29,10 @@ impl ControlFile {
         let ends = (LEAST_BYTES..SECTOR.min(bytes.len())).step_by(4);
         let whole = ends.filter_map(|at| Some((at, word(at)?))).any(|(at, crc)| crc32c::crc32c(&bytes[..at]) == crc);
         let identifier = u64::from_le_bytes(bytes.get(..8)?.try_into().ok()?);
-        let read = || Some(Self { system_identifier: SystemId(identifier), version: word(8)?, state: word(16)? });
+        let read = || {
+            let system_identifier = SystemId(identifier);
+            Some(Self { system_identifier, version: word(8)?, state: word(16)?, timeline: Timeline(word(48)?) })
+        };
         if whole { read() } else { None }
     }
 

@@ -13,6 +13,7 @@ use std::path::{Path, PathBuf};
 
 use super::relation_file::{Fork, RelationFile};
 use crate::model::base::{BACKUP_LABEL, CONTROL_FILE, TABLESPACE_MAP};
+use crate::model::pages;
 
 /// The mark of a restore that has not ended: such a directory is no data directory.
 pub const RESTORE_INCOMPLETE: &str = "RESTORE_INCOMPLETE";
@@ -22,7 +23,7 @@ const EMPTY: [&str; 8] =
     ["pg_wal", "pg_replslot", "pg_dynshmem", "pg_notify", "pg_serial", "pg_snapshots", "pg_stat_tmp", "pg_subtrans"];
 
 /// Files at the top that belong to the running server, or to another backup or restore.
-const LEFT_OUT: [&str; 12] = [
+const LEFT_OUT: [&str; 13] = [
     "postmaster.pid",
     "postmaster.opts",
     "postgresql.auto.conf.tmp",
@@ -35,6 +36,8 @@ const LEFT_OUT: [&str; 12] = [
     BACKUP_LABEL,
     TABLESPACE_MAP,
     RESTORE_INCOMPLETE,
+    // What stock tools unpack of an incremental backup, left by whoever did.
+    pages::FOLDER,
 ];
 
 /// Something to be copied.
@@ -99,7 +102,9 @@ impl Walk<'_> {
             match name.as_str() {
                 _ if is_temporary(&name) || LEFT_OUT.contains(&name.as_str()) => {}
                 "pg_tblspc" => self.tablespaces(&facts)?,
-                _ if !facts.is_dir() => self.file(name, &facts, None)?,
+                _ if facts.is_file() => self.file(name, &facts, None)?,
+                // A server may have its socket here.
+                _ if !facts.is_dir() => self.skipped.push(name),
                 _ if EMPTY.contains(&name.as_str()) => self.empty(&name, &facts)?,
                 "global" => self.relations(&name, &facts)?,
                 "base" => self.databases(&name, &facts)?,

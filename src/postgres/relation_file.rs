@@ -1,5 +1,11 @@
 //! Names of relation files: which relation, which fork, which segment of it (PostgreSQL, `common/relpath.c`).
 
+use crate::model::blocks::RelationKey;
+
+/// Oids of the two tablespaces that every cluster has (`catalog/pg_tablespace.dat`).
+const DEFAULT_TABLESPACE: u32 = 1663;
+const SHARED_TABLESPACE: u32 = 1664;
+
 /// A fork of a relation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Fork {
@@ -52,6 +58,22 @@ impl RelationFile {
     }
 }
 
+impl RelationFile {
+    /// The relation that the file belongs to, which lies at `path` below the data directory; nothing where relations
+    /// do not lie.
+    pub fn key(&self, path: &str) -> Option<RelationKey> {
+        let mut parts = path.split('/');
+        let (tablespace, database) = match (parts.next()?, parts.next()?, parts.next(), parts.next(), parts.next()) {
+            ("global", _, None, ..) => (SHARED_TABLESPACE, 0),
+            ("base", database, Some(_), None, _) => (DEFAULT_TABLESPACE, digits(database)?),
+            ("pg_tblspc", tablespace, Some(_), Some(database), Some(_)) => (digits(tablespace)?, digits(database)?),
+            _ => return None,
+        };
+        let is_deeper = parts.next().is_some();
+        (!is_deeper).then_some(RelationKey { tablespace, database, number: self.number })
+    }
+}
+
 fn digits(text: &str) -> Option<u32> {
     let plain = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
     if plain { text.parse().ok() } else { None }
@@ -60,6 +82,22 @@ fn digits(text: &str) -> Option<u32> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn paths_say_tablespace_and_database() {
+        let key = |path: &str| {
+            let key = RelationFile::of_name(path.rsplit('/').next().unwrap()).unwrap().key(path)?;
+            Some((key.tablespace, key.database, key.number))
+        };
+        assert_eq!(key("base/5/16384.1"), Some((1663, 5, 16384)));
+        assert_eq!(key("global/1262"), Some((1664, 0, 1262)));
+        assert_eq!(key("pg_tblspc/16500/PG_15_202209061/5/16384"), Some((16500, 5, 16384)));
+        for other in
+            ["base/5/x/16384", "16384", "base/16384", "pg_tblspc/1/2/16384", "pg_tblspc/1/2/3/4/16384", "pg_xact/5/1"]
+        {
+            assert_eq!(key(other), None, "{other}");
+        }
+    }
 
     #[test]
     fn names_say_relation_fork_and_segment() {

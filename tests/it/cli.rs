@@ -189,12 +189,13 @@ fn plan_says_what_is_not_built_and_global_flags_stand_anywhere() {
     let desk = Desk::new();
     let path = desk.site.root().join("plan.toml");
     let text = std::fs::read_to_string(&path).unwrap();
-    let more = "[job.base-incremental]\nverb = 'base-backup'\nkind = 'incremental'\nschedule = '0 2 * * 0-5'\n";
+    let more = "[job.base-incremental]\nverb = 'base-backup'\nkind = 'incremental'\nschedule = '0 2 * * 0-5'\n\
+        [job.report]\nverb = 'report'\nperiod = 'weekly'\nschedule = '0 7 * * 1'\n";
     std::fs::write(&path, text + more).unwrap();
     let plan = desk.json(0, &["plan"]);
     let jobs = plan["jobs"].as_array().unwrap();
     let built = |name: &str| jobs.iter().find(|job| job["name"] == name).unwrap()["built"].clone();
-    assert_eq!((built("base"), built("base-incremental")), (true.into(), false.into()));
+    assert_eq!((built("base"), built("base-incremental"), built("report")), (true.into(), true.into(), false.into()));
     let text = String::from_utf8(desk.run(&["plan"]).stdout).unwrap();
     assert!(text.contains("not built yet"), "{text}");
     let before = desk.command(&["--json", "plan"]).output().unwrap();

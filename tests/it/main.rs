@@ -21,6 +21,8 @@ mod audit_seals;
 mod audit_stage;
 mod aws_secret;
 mod base_backup;
+mod base_incremental;
+mod base_workload;
 mod bc003;
 mod bc003_data;
 mod bc003_server;

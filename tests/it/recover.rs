@@ -50,8 +50,12 @@ impl<'a> Copy<'a> {
     }
 
     pub fn ask(&self, query: &str) -> String {
+        self.ask_in("shop", query)
+    }
+
+    pub fn ask_in(&self, database: &str, query: &str) -> String {
         let output = Command::new("psql")
-            .args(["-XqAt", "-p", "5432", "-U", "postgres", "-d", "shop", "-c", query, "-h"])
+            .args(["-XqAt", "-p", "5432", "-U", "postgres", "-d", database, "-c", query, "-h"])
             .arg(&self.directory)
             .output()
             .unwrap();

@@ -124,7 +124,7 @@ async fn shipper(site: &Arc<WalSite>) -> (Shipper, dbagent::catalog::Repository)
     let open = move || -> futures_util::future::BoxFuture<'static, Result<Doors, Failure>> {
         let (repositories, options) = (vec![doors.clone()], site.options());
         let data_directory = Some(site.server.data_directory());
-        Box::pin(async move { Ok(Doors { repositories, unopened: Vec::new(), options, data_directory }) })
+        Box::pin(async move { Ok(Doors { repositories, unopened: Vec::new(), options, data_directory, blocks: None }) })
     };
     (Shipper::new(Arc::new(open), Arc::new(SystemClock::new()), 2), repository)
 }

@@ -29,6 +29,7 @@ pub fn setting() -> Setting {
 
 fn doors(site: &WalSite, repositories: &[Repository], data_directory: Option<PathBuf>) -> Doors {
     Doors {
+        blocks: None,
         repositories: repositories.to_vec(),
         unopened: Vec::new(),
         options: site.options(),

@@ -8,8 +8,9 @@ use std::path::{Path, PathBuf};
 use crate::host::durable;
 use crate::model::base::CONTROL_FILE;
 use crate::model::failure::{Failure, FailureKind};
-use crate::model::lsn::Lsn;
+use crate::model::lsn::{Lsn, SystemId};
 use crate::ops::base_backup::reading::PageCheck;
+use crate::postgres::control::DataDirectory;
 use crate::postgres::control_file::ControlFile;
 use crate::postgres::page::PAGE_BYTES;
 use crate::postgres::{BaseFacts, FileTree};
@@ -64,9 +65,25 @@ impl Cluster {
         self.facts.text("data_checksums") == "on" && self.facts.number("block_size") == Some(PAGE_BYTES as u64)
     }
 
+    /// The cluster's identifier.
+    pub(super) fn system(&self) -> Option<SystemId> {
+        self.facts.server.system_identifier
+    }
+
+    /// Its data directory, as its own files describe it.
+    pub(super) fn directory(&self) -> Result<DataDirectory, Failure> {
+        DataDirectory::read(self.tree.root())
+            .map_err(|error| Failure::new(FailureKind::Failed, "read the data directory").because(error))
+    }
+
+    /// Pages to a segment of a relation.
+    pub(super) fn segment_pages(&self) -> Option<u32> {
+        u32::try_from(self.facts.number("segment_size")?).ok()
+    }
+
     /// How pages of a backup begun at `start` are verified.
     pub(super) fn page_check(&self, start: Lsn) -> Option<PageCheck> {
-        let segment_pages = u32::try_from(self.facts.number("segment_size")?).ok()?;
+        let segment_pages = self.segment_pages()?;
         self.verifies_pages().then_some(PageCheck { start, segment_pages })
     }
 }

@@ -3,7 +3,7 @@
 use crate::model::base::{BackupLabel, BaseKind, BaseRecord};
 use crate::model::failure::{Failure, FailureKind};
 use crate::model::id::ArtifactId;
-use crate::model::manifest::{FORMAT, LargeObjects, Manifest, SourceRecord, Verification};
+use crate::model::manifest::{FORMAT, LargeObjects, Manifest, ParentRecord, SourceRecord, Verification};
 use crate::model::verb::Verb;
 use crate::ops::base_backup::places::Place;
 use crate::ops::base_backup::{Taken, Work};
@@ -12,7 +12,7 @@ use crate::postgres::base_backup::MUST_MATCH;
 impl Work<'_> {
     /// Where the backup begins and ends and what a copy needs.
     pub(super) fn base_record(&self, taken: &Taken) -> Result<BaseRecord, Failure> {
-        let facts = &self.cluster.facts;
+        let (facts, parent) = (&self.cluster.facts, taken.basis.parent());
         let stopped = &taken.stopped;
         let label = BackupLabel::parse(&stopped.label).ok_or_else(|| {
             Failure::new(FailureKind::Failed, "understand the label that the server gave the base backup")
@@ -21,10 +21,11 @@ impl Work<'_> {
         let segment_bytes = facts.number("wal_segment_size").ok_or_else(|| {
             Failure::new(FailureKind::Failed, "find the size of WAL segments: the server does not tell it")
         })?;
-        let carried = MUST_MATCH.into_iter().chain(["shared_preload_libraries", "wal_level"]);
+        let carried = MUST_MATCH.into_iter().chain(["shared_preload_libraries", "wal_level", "data_checksums"]);
         let settings = carried.filter_map(|name| Some((name.to_owned(), facts.settings.get(name)?.clone())));
+        taken.basis.require_timeline(label.timeline)?;
         Ok(BaseRecord {
-            kind: BaseKind::Full,
+            kind: if parent.is_some() { BaseKind::Incremental } else { BaseKind::Full },
             timeline: label.timeline,
             start: label.start,
             stop: stopped.lsn,
@@ -38,13 +39,20 @@ impl Work<'_> {
             settings: settings.collect(),
             files: taken.files,
             bytes: taken.bytes,
+            changed_since: parent.map(|parent| parent.start()),
             pages_verified: self.options.verify_pages && self.cluster.verifies_pages(),
             damaged: taken.damaged.clone(),
         })
     }
 
     /// Gives the backup its manifest in one repository.
-    pub(super) async fn commit(&self, place: &Place, id: ArtifactId, record: &BaseRecord) -> Result<(), Failure> {
+    pub(super) async fn commit(
+        &self,
+        place: &Place,
+        id: ArtifactId,
+        record: &BaseRecord,
+        parent: Option<&ParentRecord>,
+    ) -> Result<(), Failure> {
         let (objects, level) = place.close(&self.name, self.setting).await?;
         self.setting.require_going_on("commit the base backup")?;
         let now = self.setting.clock.now();
@@ -84,7 +92,7 @@ impl Work<'_> {
             fencing_token: at.fencing_token,
             catalog: at.position,
             verification: Verification { level, at: now },
-            parent: None,
+            parent: parent.cloned(),
             base: Some(record.clone()),
         };
         let committed = place.repository.commit(&self.name.manifest()?, now, draft).await?;

@@ -6,9 +6,11 @@
 //! part, several at once. The surprising thing: the control file is read after everything else, and goes, with the label,
 //! into the last part.
 
+mod basis;
 mod cluster;
 mod log;
 mod manifest;
+mod parent;
 mod parts;
 mod places;
 mod plan;
@@ -23,7 +25,7 @@ use chrono::{DateTime, Utc};
 
 use crate::catalog::{ArtifactName, Repository};
 use crate::host::failpoint::{FailPoint, pass};
-use crate::model::base::DamagedPages;
+use crate::model::base::{BaseKind, DamagedPages};
 use crate::model::failure::Failure;
 use crate::model::id::ArtifactId;
 use crate::model::lsn::SystemId;
@@ -34,14 +36,19 @@ use crate::pipeline::openpgp::Recipients;
 use crate::pipeline::pack::Codec;
 use crate::postgres::{BackupSession, Connection, Stopped};
 use crate::steps::artifact;
+use crate::steps::blocks::BlockStore;
 
+use basis::Basis;
 use cluster::Cluster;
+use parent::Parent;
 use parts::Parts;
 use places::{Owner, Places};
 
 /// How to make it.
 #[derive(Clone, Debug)]
 pub struct Options {
+    /// How much of the cluster it is to hold; all of it where that is all that can be.
+    pub kind: BaseKind,
     /// Name of the job, as retention groups by it.
     pub job: String,
     /// Name of the plan.
@@ -81,6 +88,8 @@ pub struct Doors {
     pub unopened: Vec<(String, Failure)>,
     /// Whom to encrypt to; absent stores in the clear, which the operator wrote out.
     pub recipients: Option<Recipients>,
+    /// Which blocks the log touched, where that is kept.
+    pub blocks: Option<BlockStore>,
 }
 
 /// Makes one base backup.
@@ -97,7 +106,14 @@ pub async fn run(options: &Options, doors: &Doors, setting: &Setting) -> Result<
     let places = setting.unless_stopped("open the repositories", opening).await?;
     let naming = artifact::free_name(&doors.repositories, started, ArtifactName::of_base);
     let name = setting.unless_stopped("find a name for the base backup", naming).await?;
-    let work = Work { options, doors, setting, session, cluster, places, name, started };
+    let parent = match options.kind {
+        BaseKind::Full => None,
+        BaseKind::Incremental => {
+            let finding = async { Parent::find(&places, &cluster, started).await };
+            Some(setting.unless_stopped("find what to build upon", finding).await?)
+        }
+    };
+    let work = Work { options, doors, setting, session, cluster, places, name, parent, started };
     work.make(findings).await
 }
 
@@ -110,6 +126,8 @@ struct Work<'a> {
     cluster: Cluster,
     places: Places,
     name: ArtifactName,
+    /// What an incremental one may build upon, or why there is nothing; nothing is asked of a full one.
+    parent: Option<Result<Parent, String>>,
     started: DateTime<Utc>,
 }
 
@@ -120,6 +138,7 @@ struct Taken {
     bytes: u64,
     damaged: DamagedPages,
     skipped: Vec<String>,
+    basis: Basis,
 }
 
 impl Work<'_> {
@@ -134,11 +153,13 @@ impl Work<'_> {
         self.setting.events.step("committing");
         let id = ArtifactId::new(self.started);
         for place in self.places.going() {
-            if let Err(error) = self.commit(place, id, &record).await {
+            let parent = taken.basis.parent_in(&place.repository.name);
+            if let Err(error) = self.commit(place, id, &record, parent).await {
                 place.give_up(error);
             }
         }
         self.places.require_one()?;
+        self.forget_old_blocks(&record, &taken.basis);
         Ok(self.outcome(id, &taken, findings))
     }
 
@@ -163,8 +184,9 @@ impl Work<'_> {
         };
         findings.extend(left);
         let summary = format!(
-            "{}: {} in {} files, consistent from {}",
+            "{}: {}{} in {} files, consistent from {}",
             self.name,
+            taken.basis.prefix(),
             ByteSize(taken.bytes),
             taken.files,
             taken.stopped.lsn
@@ -174,6 +196,7 @@ impl Work<'_> {
 
     fn findings(&self, taken: &Taken) -> Vec<Finding> {
         let mut findings = Vec::new();
+        findings.extend(taken.basis.finding());
         if !taken.damaged.is_none() {
             findings.push(damage(&taken.damaged));
         }

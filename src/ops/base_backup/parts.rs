@@ -17,7 +17,8 @@ use crate::model::failure::{Failure, FailureKind};
 use crate::model::key::ObjectKey;
 use crate::model::lsn::Lsn;
 use crate::model::manifest::{Encoding, ObjectRecord, ObjectRole};
-use crate::ops::base_backup::plan::{PartPlan, Planner};
+use crate::ops::base_backup::basis::{Basis, Selector};
+use crate::ops::base_backup::plan::{Item, PartPlan, Planner};
 use crate::ops::base_backup::reading::{PageCheck, PartReading, PartReport};
 use crate::ops::base_backup::{Taken, Work};
 use crate::pipeline::store::{PartRecipe, Progress, store_part};
@@ -62,10 +63,11 @@ impl<'a> Parts<'a> {
         let starting = async { Ok(work.session.start(&label, work.options.fast_checkpoint).await?) };
         let start = work.setting.unless_stopped("begin the base backup", starting).await?;
         pass(FailPoint::BaseStarted)?;
-        work.setting.events.step("copying the data directory");
+        let basis = work.basis(start).await?;
+        work.setting.events.step(basis.step());
         let check = work.cluster.page_check(start).filter(|_| work.options.verify_pages);
         let (feeder, list) = feed(LINES_WAITING);
-        let sending = self.send_all(check, feeder);
+        let sending = self.send_all(check, basis, feeder);
         let listing = self.send_list(Box::new(list));
         let both = async { futures_util::future::join(sending, listing).await };
         // A list whose feeder went away fails as well: the parts' failure is the one that tells.
@@ -75,10 +77,11 @@ impl<'a> Parts<'a> {
         Ok(taken)
     }
 
-    async fn send_all(&self, check: Option<PageCheck>, feeder: SourceFeeder) -> Result<Taken, Failure> {
+    async fn send_all(&self, check: Option<PageCheck>, basis: Basis, feeder: SourceFeeder) -> Result<Taken, Failure> {
         let (sender, plans) = mpsc::channel(1);
         let (tree, target) = (self.work.cluster.tree.clone(), self.work.options.part_bytes);
-        let walking = tokio::task::spawn_blocking(move || walk(&tree, target, &sender));
+        let selector = basis.selector(&self.work.cluster);
+        let walking = tokio::task::spawn_blocking(move || walk(&tree, target, &selector, &sender));
         let sent = self.send_parts(plans, check, &feeder).await;
         let walked = walking
             .await
@@ -91,7 +94,7 @@ impl<'a> Parts<'a> {
             )
             .because(error)
         })?;
-        let taken = self.end(walked, &feeder).await?;
+        let taken = self.end(walked, basis, &feeder).await?;
         feeder.end().await;
         Ok(taken)
     }
@@ -130,7 +133,7 @@ impl<'a> Parts<'a> {
         let work = self.work;
         work.setting.require_going_on("go on with the base backup")?;
         let root = work.cluster.tree.root().to_owned();
-        let reading = PartReading::new(root, plan.number, plan.entries, check);
+        let reading = PartReading::new(root, plan.number, plan.items, check);
         let report = reading.report();
         let source = Box::new(AssembledSource::new(reading));
         self.send(ObjectRole::Part, self.part_key(plan.number)?, Encoding::Tar, source, Some(plan.bytes)).await?;
@@ -155,7 +158,7 @@ impl<'a> Parts<'a> {
     }
 
     /// The control file, then the end on the server, then the last part with both and the label.
-    async fn end(&self, walked: Walked, feeder: &SourceFeeder) -> Result<Taken, Failure> {
+    async fn end(&self, walked: Walked, basis: Basis, feeder: &SourceFeeder) -> Result<Taken, Failure> {
         let work = self.work;
         let control = work.cluster.control()?;
         work.setting.events.step("ending the backup on the server");
@@ -178,7 +181,7 @@ impl<'a> Parts<'a> {
         let beyond = totals.unsettled.into_iter().filter(|(_, changed)| *changed > stopped.lsn);
         beyond.for_each(|(page, _)| totals.damaged.add(page));
         let Totals { files, bytes, damaged, .. } = Totals { unsettled: Vec::new(), ..totals };
-        Ok(Taken { stopped, files, bytes, damaged, skipped: walked.skipped })
+        Ok(Taken { stopped, files, bytes, damaged, skipped: walked.skipped, basis })
     }
 
     async fn send_list(&self, source: Box<dyn Source>) -> Result<(), Failure> {
@@ -227,22 +230,23 @@ impl<'a> Parts<'a> {
 
 /// Walks the tree twice: the large files first, each a part of its own, then everything else in bundles. What was large
 /// is remembered by name: a file that grows between the two must not fall through.
-fn walk(tree: &FileTree, target: u64, sender: &mpsc::Sender<PartPlan>) -> io::Result<Walked> {
+fn walk(tree: &FileTree, target: u64, selector: &Selector, sender: &mpsc::Sender<PartPlan>) -> io::Result<Walked> {
     let used = Space::at(tree.root()).map(|space| space.total.saturating_sub(space.free))?;
     let mut planner = Planner::new(target, used);
     let gone = || io::Error::new(io::ErrorKind::BrokenPipe, "nobody takes the parts any more");
     let send = |plan: PartPlan| sender.blocking_send(plan).map_err(|_| gone());
     let mut large = BTreeSet::new();
     tree.walk(&mut |entry: Entry| {
-        if planner.is_large(&entry) {
-            large.insert(entry.path.clone());
-            send(planner.alone(entry))?;
+        let item = Item { pages: selector.pages(&entry), entry };
+        if planner.is_large(&item) {
+            large.insert(item.entry.path.clone());
+            send(planner.alone(item))?;
         }
         Ok(())
     })?;
     let skipped = tree.walk(&mut |entry: Entry| match large.contains(&entry.path) {
         true => Ok(()),
-        false => planner.take(entry).map_or(Ok(()), send),
+        false => planner.take(Item { pages: selector.pages(&entry), entry }).map_or(Ok(()), send),
     })?;
     planner.rest().map_or(Ok(()), send)?;
     Ok(Walked { next_number: planner.next_number(), skipped })
@@ -270,6 +274,7 @@ fn last_part<'f>(number: u32, files: impl Iterator<Item = (&'f str, Vec<u8>)>, m
             part: number,
             size: Some(size),
             digest: Some(format!("{:032x}", xxhash_rust::xxh3::xxh3_128(&bytes))),
+            pages: None,
             modified,
             mode: member.mode,
         });

@@ -4,7 +4,9 @@
 //! up to a size. Files are never split: PostgreSQL cuts relations at 1 GiB itself, and a stock tar could not put halves
 //! together. Memory: the entries of one part.
 
+use crate::model::pages::PageHead;
 use crate::postgres::file_tree::Entry;
+use crate::postgres::page::PAGE_BYTES;
 
 /// Entries in one part, at most: what bounds memory for a million small relations.
 const MOST_ENTRIES: usize = 4096;
@@ -12,13 +14,32 @@ const MOST_ENTRIES: usize = 4096;
 /// Parts that a manifest can list, about.
 const MOST_PARTS: u64 = 20_000;
 
+/// A file or directory that goes into a part.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Item {
+    /// What it is.
+    pub entry: Entry,
+    /// The pages of it that are copied, ascending; all of it when absent.
+    pub pages: Option<Vec<u32>>,
+}
+
+impl Item {
+    /// Bytes that it has in an archive.
+    pub(super) fn bytes(&self) -> u64 {
+        match &self.pages {
+            None => self.entry.size.unwrap_or_default(),
+            Some(pages) => PageHead::member_bytes(PAGE_BYTES as u32, pages.len()),
+        }
+    }
+}
+
 /// What goes into one part.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct PartPlan {
     /// Its number, from 1.
     pub number: u32,
     /// Its files and directories.
-    pub entries: Vec<Entry>,
+    pub items: Vec<Item>,
     /// Bytes of the files when they were seen.
     pub bytes: u64,
 }
@@ -28,43 +49,43 @@ pub(super) struct PartPlan {
 pub(super) struct Planner {
     target: u64,
     number: u32,
-    entries: Vec<Entry>,
+    items: Vec<Item>,
     bytes: u64,
 }
 
 impl Planner {
     /// Parts of about `target` bytes, larger where the cluster has `expected` bytes and a manifest could not list them.
     pub(super) fn new(target: u64, expected: u64) -> Self {
-        Self { target: target.max(expected / MOST_PARTS).max(1), number: 0, entries: Vec::new(), bytes: 0 }
+        Self { target: target.max(expected / MOST_PARTS).max(1), number: 0, items: Vec::new(), bytes: 0 }
     }
 
-    /// Whether `entry` is large enough to be a part of its own.
-    pub(super) fn is_large(&self, entry: &Entry) -> bool {
-        entry.size.is_some_and(|size| size >= self.target / 2)
+    /// Whether `item` is large enough to be a part of its own.
+    pub(super) fn is_large(&self, item: &Item) -> bool {
+        item.entry.size.is_some() && item.bytes() >= self.target / 2
     }
 
-    /// A part with `entry` alone.
-    pub(super) fn alone(&mut self, entry: Entry) -> PartPlan {
+    /// A part with `item` alone.
+    pub(super) fn alone(&mut self, item: Item) -> PartPlan {
         self.number += 1;
-        PartPlan { number: self.number, bytes: entry.size.unwrap_or_default(), entries: vec![entry] }
+        PartPlan { number: self.number, bytes: item.bytes(), items: vec![item] }
     }
 
-    /// Takes an entry; gives a part once one is full.
-    pub(super) fn take(&mut self, entry: Entry) -> Option<PartPlan> {
-        self.bytes += entry.size.unwrap_or_default();
-        self.entries.push(entry);
-        let full = self.bytes >= self.target || self.entries.len() >= MOST_ENTRIES;
+    /// Takes an item; gives a part once one is full.
+    pub(super) fn take(&mut self, item: Item) -> Option<PartPlan> {
+        self.bytes += item.bytes();
+        self.items.push(item);
+        let full = self.bytes >= self.target || self.items.len() >= MOST_ENTRIES;
         if full { self.rest() } else { None }
     }
 
     /// What has been taken and is in no part yet.
     pub(super) fn rest(&mut self) -> Option<PartPlan> {
-        if self.entries.is_empty() {
+        if self.items.is_empty() {
             return None;
         }
         self.number += 1;
-        let (entries, bytes) = (std::mem::take(&mut self.entries), std::mem::take(&mut self.bytes));
-        Some(PartPlan { number: self.number, entries, bytes })
+        let (items, bytes) = (std::mem::take(&mut self.items), std::mem::take(&mut self.bytes));
+        Some(PartPlan { number: self.number, items, bytes })
     }
 
     /// The number of the part after the last.
@@ -77,8 +98,16 @@ impl Planner {
 mod tests {
     use super::*;
 
-    fn file(path: &str, size: u64) -> Entry {
-        Entry { path: path.into(), size: Some(size), mode: 0o600, modified: 0, relation: None }
+    fn file(path: &str, size: u64) -> Item {
+        let entry = Entry { path: path.into(), size: Some(size), mode: 0o600, modified: 0, relation: None };
+        Item { entry, pages: None }
+    }
+
+    #[test]
+    fn a_file_of_which_a_few_pages_are_copied_is_small() {
+        let planner = Planner::new(1 << 20, 0);
+        let some = Item { pages: Some(vec![1, 7]), ..file("big", 1 << 30) };
+        assert!(!planner.is_large(&some) && some.bytes() < 17_000);
     }
 
     #[test]
@@ -89,7 +118,7 @@ mod tests {
         assert_eq!(planner.take(file("a", 40)), None);
         assert_eq!(planner.take(file("b", 40)), None);
         let part = planner.take(file("c", 40)).unwrap();
-        assert_eq!((part.number, part.bytes, part.entries.len()), (2, 120, 3));
+        assert_eq!((part.number, part.bytes, part.items.len()), (2, 120, 3));
         assert_eq!(planner.take(file("d", 1)), None);
         assert_eq!(planner.rest().unwrap().number, 3);
         assert_eq!((planner.rest(), planner.next_number()), (None, 4));
@@ -99,7 +128,7 @@ mod tests {
     fn a_million_small_files_never_make_a_part_that_does_not_fit_into_memory() {
         let mut planner = Planner::new(1 << 30, 0);
         let parts: Vec<_> = (0..1_000_000).filter_map(|at| planner.take(file(&format!("base/5/{at}"), 8192))).collect();
-        assert!(parts.iter().all(|part| part.entries.len() == MOST_ENTRIES));
+        assert!(parts.iter().all(|part| part.items.len() == MOST_ENTRIES));
         assert_eq!(parts.len(), 1_000_000 / MOST_ENTRIES);
     }
 

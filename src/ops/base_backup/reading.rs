@@ -1,7 +1,8 @@
 //! One part being read: its files one after another as a tar archive, their pages verified on the way.
 //!
 //! Files change while they are read; that is what the log is for. One that has vanished is left out, one that has become
-//! shorter is filled up with zeros to the length its header says, one that has grown is read no further.
+//! shorter is filled up with zeros to the length its header says, one that has grown is read no further. Of a file in
+//! an incremental backup only the pages that are asked for are read.
 
 use std::io::{self, Read};
 use std::path::PathBuf;
@@ -12,6 +13,8 @@ use xxhash_rust::xxh3::Xxh3;
 use crate::host::{Assembly, OpenFile, SourceError};
 use crate::model::base::{DamagedPage, DamagedPages, FileLine};
 use crate::model::lsn::Lsn;
+use crate::model::pages::{self, PageHead};
+use crate::ops::base_backup::plan::Item;
 use crate::pipeline::ustar;
 use crate::postgres::file_tree::Entry;
 use crate::postgres::page::{PAGE_BYTES, Page, judge};
@@ -50,7 +53,7 @@ pub(super) struct PartReading {
     pub(super) root: PathBuf,
     pub(super) number: u32,
     pub(super) check: Option<PageCheck>,
-    pub(super) entries: std::vec::IntoIter<Entry>,
+    pub(super) items: std::vec::IntoIter<Item>,
     pub(super) report: Arc<Mutex<PartReport>>,
     state: State,
     window: Vec<u8>,
@@ -61,7 +64,17 @@ pub(super) struct PartReading {
 enum State {
     Between,
     Within(Box<Current>),
+    Picking(Box<Picked>),
     Ended,
+}
+
+/// A file of which some pages are copied.
+struct Picked {
+    entry: Entry,
+    file: OpenFile,
+    size: u64,
+    pages: Vec<u32>,
+    done: usize,
 }
 
 struct Current {
@@ -72,12 +85,12 @@ struct Current {
 }
 
 impl PartReading {
-    pub(super) fn new(root: PathBuf, number: u32, entries: Vec<Entry>, check: Option<PageCheck>) -> Self {
+    pub(super) fn new(root: PathBuf, number: u32, items: Vec<Item>, check: Option<PageCheck>) -> Self {
         Self {
             root,
             number,
             check,
-            entries: entries.into_iter(),
+            items: items.into_iter(),
             report: Arc::default(),
             state: State::Between,
             window: vec![0; WINDOW_BYTES],
@@ -96,8 +109,10 @@ impl PartReading {
         match std::mem::replace(&mut self.state, State::Ended) {
             State::Ended => Ok(false),
             State::Within(current) => self.read_on(current).map(|()| true),
-            State::Between => match self.entries.next() {
-                Some(entry) => self.begin(entry).map(|()| true),
+            State::Picking(picked) => self.pick_on(picked).map(|()| true),
+            State::Between => match self.items.next() {
+                Some(Item { entry, pages: None }) => self.begin(entry).map(|()| true),
+                Some(Item { entry, pages: Some(pages) }) => self.begin_picking(entry, pages).map(|()| true),
                 None => {
                     self.put(&ustar::end());
                     Ok(true)
@@ -111,17 +126,62 @@ impl PartReading {
         (self.given, self.filled) = (0, 0);
         if entry.size.is_none() {
             self.put(&member(&entry, None).header());
-            self.line(&entry, None);
+            self.line(&entry, None, None);
             return Ok(());
         }
-        // Only at the top may a file be a link: the operator put it on another disk.
-        let follow = !entry.path.contains('/');
-        let file = match OpenFile::open(&self.root.join(&entry.path), follow) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
-            opened => opened.map_err(|error| named(&entry.path, error))?,
-        };
+        let Some(file) = self.open(&entry)? else { return Ok(()) };
         self.put(&member(&entry, Some(file.size())).header());
         self.state = State::Within(Box::new(Current { entry, file, read: 0, hasher: Xxh3::new() }));
+        Ok(())
+    }
+
+    /// The file of `entry`; nothing where it has vanished.
+    fn open(&self, entry: &Entry) -> io::Result<Option<OpenFile>> {
+        // Only at the top may a file be a link: the operator put it on another disk.
+        let follow = !entry.path.contains('/');
+        match OpenFile::open(&self.root.join(&entry.path), follow) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            opened => opened.map(Some).map_err(|error| named(&entry.path, error)),
+        }
+    }
+
+    /// What the file has grown by since it was seen is in the log, and not copied.
+    fn begin_picking(&mut self, entry: Entry, mut pages: Vec<u32>) -> io::Result<()> {
+        self.state = State::Between;
+        (self.given, self.filled) = (0, 0);
+        let Some(file) = self.open(&entry)? else { return Ok(()) };
+        let size = file.size().min(entry.size.unwrap_or_default()) / PAGE_BYTES as u64 * PAGE_BYTES as u64;
+        pages.retain(|page| (u64::from(*page) + 1) * PAGE_BYTES as u64 <= size);
+        let bytes = PageHead::member_bytes(PAGE_BYTES as u32, pages.len());
+        let path = format!("{}/{}", pages::FOLDER, entry.path);
+        let mut head = ustar::Member { path, ..member(&entry, Some(bytes)) }.header();
+        head.extend(PageHead::bytes(PAGE_BYTES as u32, size, &pages));
+        self.put(&head);
+        self.state = State::Picking(Box::new(Picked { entry, file, size, pages, done: 0 }));
+        Ok(())
+    }
+
+    /// The next pages that lie side by side.
+    fn pick_on(&mut self, mut picked: Box<Picked>) -> io::Result<()> {
+        let Some(first) = picked.pages.get(picked.done).copied() else {
+            let bytes = PageHead::member_bytes(PAGE_BYTES as u32, picked.pages.len());
+            self.put(&vec![0; ustar::padding(bytes)]);
+            let count = u32::try_from(picked.pages.len()).unwrap_or(u32::MAX);
+            self.line(&picked.entry, Some((picked.size, None)), Some(count));
+            self.state = State::Between;
+            return Ok(());
+        };
+        let follows = |(at, page): (u32, &u32)| first.checked_add(at) == Some(*page);
+        let most = WINDOW_BYTES / PAGE_BYTES;
+        let count = (0..).zip(&picked.pages[picked.done..]).take(most).take_while(|pair| follows(*pair)).count();
+        let (offset, bytes) = (u64::from(first) * PAGE_BYTES as u64, count * PAGE_BYTES);
+        let read = picked.file.fill_at(&mut self.window[..bytes], offset);
+        let filled = read.map_err(|error| named(&picked.entry.path, error))?;
+        self.window[filled..bytes].fill(0);
+        self.verify(&picked.file, &picked.entry, offset, filled)?;
+        (self.given, self.filled) = (0, bytes);
+        picked.done += count;
+        self.state = State::Picking(picked);
         Ok(())
     }
 
@@ -129,7 +189,7 @@ impl PartReading {
         let left = current.file.size() - current.read;
         if left == 0 {
             self.put(&vec![0; ustar::padding(current.file.size())]);
-            self.line(&current.entry, Some((current.file.size(), current.hasher.digest128())));
+            self.line(&current.entry, Some((current.file.size(), Some(current.hasher.digest128()))), None);
             self.state = State::Between;
             return Ok(());
         }
@@ -137,7 +197,7 @@ impl PartReading {
         let filled =
             current.file.fill(&mut self.window[..wanted]).map_err(|error| named(&current.entry.path, error))?;
         self.window[filled..wanted].fill(0);
-        self.verify(&current, filled)?;
+        self.verify(&current.file, &current.entry, current.read, filled)?;
         current.hasher.update(&self.window[..wanted]);
         current.read += wanted as u64;
         (self.given, self.filled) = (0, wanted);
@@ -145,22 +205,20 @@ impl PartReading {
         Ok(())
     }
 
-    /// Verifies the whole pages in the window.
-    fn verify(&mut self, current: &Current, filled: usize) -> io::Result<()> {
-        let (Some(check), Some(relation)) = (self.check, current.entry.relation) else { return Ok(()) };
+    /// Verifies the whole pages in the window, which begins at `start` of the file.
+    fn verify(&mut self, file: &OpenFile, entry: &Entry, start: u64, filled: usize) -> io::Result<()> {
+        let (Some(check), Some(relation)) = (self.check, entry.relation) else { return Ok(()) };
         let first = relation.segment.wrapping_mul(check.segment_pages);
         for at in (0..filled / PAGE_BYTES).map(|page| page * PAGE_BYTES) {
-            let offset = current.read + at as u64;
+            let offset = start + at as u64;
             let page = u32::try_from(offset / PAGE_BYTES as u64).unwrap_or(u32::MAX);
             let block = first.wrapping_add(page);
             if judge(&self.window[at..at + PAGE_BYTES], block) == Page::Whole {
                 continue;
             }
-            match reread(&current.file, &mut self.window[at..at + PAGE_BYTES], offset, block)? {
+            match reread(file, &mut self.window[at..at + PAGE_BYTES], offset, block)? {
                 Page::Whole => {}
-                Page::Broken(changed) => {
-                    self.note(DamagedPage { path: current.entry.path.clone(), block }, changed, check)
-                }
+                Page::Broken(changed) => self.note(DamagedPage { path: entry.path.clone(), block }, changed, check),
             }
         }
         Ok(())
@@ -174,12 +232,13 @@ impl PartReading {
         }
     }
 
-    fn line(&self, entry: &Entry, content: Option<(u64, u128)>) {
+    fn line(&self, entry: &Entry, content: Option<(u64, Option<u128>)>, pages: Option<u32>) {
         let line = FileLine {
             path: entry.path.clone(),
             part: self.number,
             size: content.map(|(size, _)| size),
-            digest: content.map(|(_, digest)| format!("{digest:032x}")),
+            digest: content.and_then(|(_, digest)| digest).map(|digest| format!("{digest:032x}")),
+            pages,
             modified: entry.modified,
             mode: entry.mode,
         };
@@ -187,6 +246,8 @@ impl PartReading {
     }
 
     fn put(&mut self, bytes: &[u8]) {
+        // The numbers of a large file's pages may be more than a window.
+        self.window.resize(self.window.len().max(bytes.len()), 0);
         self.window[..bytes.len()].copy_from_slice(bytes);
         (self.given, self.filled) = (0, bytes.len());
     }
@@ -237,7 +298,7 @@ impl Read for PartReading {
 
 impl Assembly for PartReading {
     fn require_whole(&self) -> Result<(), SourceError> {
-        match (&self.state, self.entries.len()) {
+        match (&self.state, self.items.len()) {
             (State::Ended, 0) => Ok(()),
             (_, left) => Err(SourceError::new(format!("{left} files of a part were not read"))),
         }

@@ -3,7 +3,7 @@
 
 use chrono::{DateTime, SecondsFormat, Utc};
 
-use crate::catalog::{Artifact, Inventory, Repository, Selector, Unsigned};
+use crate::catalog::{Artifact, Inventory, Repository, Selector, Unsigned, chain};
 use crate::model::base::BaseRecord;
 use crate::model::failure::{Failure, FailureKind};
 use crate::model::lsn::Timeline;
@@ -19,6 +19,8 @@ pub struct Plan {
     pub repository: Repository,
     /// The base backup.
     pub artifact: Artifact,
+    /// What it is made of: the full one first, itself last.
+    pub chain: Vec<Artifact>,
     /// What its manifest says of it.
     pub base: BaseRecord,
     /// The timeline to follow.
@@ -65,7 +67,7 @@ async fn plan_in(repository: &Repository, options: &Options, setting: &Setting) 
         .hint("`dbagent job run base` makes one; `dbagent backup list` shows what there is."));
     }
     let archive = Archive::read(repository, now).await?;
-    Search { repository, options, bases, archive, now }.find().await
+    Search { repository, options, all: &inventory.artifacts, bases, archive, now }.find().await
 }
 
 /// The base backups to choose from, oldest first.
@@ -74,7 +76,10 @@ fn bases(inventory: &Inventory, options: &Options) -> Result<Vec<Artifact>, Fail
     let mut chosen: Vec<Artifact> = match &options.backup {
         // Whoever names a backup may have a damaged one.
         Some(selector) if *selector != Selector::Latest => selector.choose(&all)?.into_iter().cloned().collect(),
-        _ => all.iter().filter(|each| each.damaged.is_none()).cloned().collect(),
+        _ => {
+            let whole = |each: &&Artifact| each.damaged.is_none() && chain::line(each, &all).is_ok();
+            all.iter().filter(whole).cloned().collect()
+        }
     };
     chosen.sort_by_key(|each| each.manifest.as_of());
     Ok(chosen)
@@ -83,6 +88,7 @@ fn bases(inventory: &Inventory, options: &Options) -> Result<Vec<Artifact>, Fail
 struct Search<'a> {
     repository: &'a Repository,
     options: &'a Options,
+    all: &'a [Artifact],
     bases: Vec<Artifact>,
     archive: Archive,
     now: DateTime<Utc>,
@@ -104,7 +110,7 @@ impl Search<'_> {
                     continue;
                 };
                 if self.serves(&reach, base) {
-                    return Ok(self.plan(artifact, base, (timeline, reach), &timelines, unknown));
+                    return self.plan(artifact, base, (timeline, reach), &timelines, unknown);
                 }
                 reaches.push(reach);
             }
@@ -128,7 +134,8 @@ impl Search<'_> {
         (timeline, reach): (Timeline, Reach),
         timelines: &[Timeline],
         unknown: bool,
-    ) -> Plan {
+    ) -> Result<Plan, Failure> {
+        let chain: Vec<Artifact> = chain::line(artifact, self.all)?.into_iter().cloned().collect();
         let mut notes = Vec::new();
         let others: Vec<String> =
             timelines.iter().filter(|other| **other != timeline).map(|other| other.0.to_string()).collect();
@@ -148,15 +155,20 @@ impl Search<'_> {
         if let Some(damage) = &artifact.damaged {
             notes.push(format!("this backup does not count as good: {damage}"));
         }
-        Plan {
+        if chain.len() > 1 {
+            let names: Vec<String> = chain.iter().map(|link| link.name.to_string()).collect();
+            notes.push(format!("this backup is made of a chain of {}: {}", chain.len(), names.join(", ")));
+        }
+        Ok(Plan {
             repository: self.repository.clone(),
             artifact: artifact.clone(),
+            stored_bytes: chain.iter().map(|link| link.manifest.stored_size()).sum(),
+            chain,
             base: base.clone(),
             timeline,
             reach,
-            stored_bytes: artifact.manifest.stored_size(),
             notes,
-        }
+        })
     }
 
     fn refuse(&self, reaches: &[Reach]) -> Failure {

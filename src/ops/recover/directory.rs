@@ -48,7 +48,8 @@ impl FromStr for TablespaceMap {
 #[derive(Debug)]
 pub(super) struct Place {
     pub(super) root: PathBuf,
-    pub(super) done: BTreeSet<u32>,
+    /// Parts that are whole, each with the number of its backup in the chain.
+    pub(super) done: BTreeSet<(usize, u32)>,
     /// Tablespaces and where they go.
     pub(super) tablespaces: Vec<(Tablespace, PathBuf)>,
     /// Whether there are files that may be kept.
@@ -58,7 +59,7 @@ pub(super) struct Place {
 
 enum Before {
     Nothing,
-    Unfinished(BTreeSet<u32>),
+    Unfinished(BTreeSet<(usize, u32)>),
     Cluster,
 }
 
@@ -108,7 +109,7 @@ impl Place {
 
     fn mark(&self, plan: &Plan) -> Result<(), Failure> {
         let boot = files::boot_identity().unwrap_or_default();
-        let parts: String = self.done.iter().map(|part| format!("part {part}\n")).collect();
+        let parts: String = self.done.iter().map(|(at, part)| format!("part {at}.{part}\n")).collect();
         let text = format!(
             "This is no data directory: a restore into it has not ended, and PostgreSQL must not start it.\n\
              Run the same `dbagent restore` again, and it goes on; or remove the directory.\n\
@@ -118,9 +119,9 @@ impl Place {
         durable::replace(&self.root.join(RESTORE_INCOMPLETE), text.as_bytes()).map_err(unwritable)
     }
 
-    /// Remembers that a part is whole.
-    pub(super) fn note_part(&self, part: u32) -> io::Result<()> {
-        files::append(&self.root.join(RESTORE_INCOMPLETE), &format!("part {part}"))
+    /// Remembers that a part of backup number `at` is whole.
+    pub(super) fn note_part(&self, at: usize, part: u32) -> io::Result<()> {
+        files::append(&self.root.join(RESTORE_INCOMPLETE), &format!("part {at}.{part}"))
     }
 
     fn link_tablespaces(&self) -> io::Result<()> {
@@ -225,7 +226,8 @@ fn unfinished(mark: &str, plan: &Plan) -> Option<Before> {
         return None;
     }
     let same_boot = files::boot_identity().is_ok_and(|boot| value("boot ") == Some(boot.as_str()));
-    let parts = mark.lines().filter_map(|line| line.strip_prefix("part ")?.parse().ok());
+    let part = |text: &str| text.split_once('.').and_then(|(at, part)| Some((at.parse().ok()?, part.parse().ok()?)));
+    let parts = mark.lines().filter_map(|line| part(line.strip_prefix("part ")?));
     Some(Before::Unfinished(if same_boot { parts.collect() } else { BTreeSet::new() }))
 }
 

@@ -99,13 +99,13 @@ pub async fn restore(plan: &Plan, options: &Options, doors: &Doors, setting: &Se
     let began = clock.monotonic();
     let place = Place::prepare(plan, options)?;
     pass(FailPoint::RecoverMarked)?;
-    let lease = lease(plan, setting).await;
+    let leases = leases(plan, setting).await;
     setting.events.step(format!("restoring {} into {}", plan.artifact.name, options.to.display()));
     let unpacked = unpack::unpack(plan, &place, options, doors, setting).await;
-    if let Some(lease) = &lease
-        && let Err(error) = plan.repository.end_lease(lease).await
-    {
-        setting.events.note(format!("the lease {lease} stays until it ends by itself: {error}"));
+    for lease in &leases {
+        if let Err(error) = plan.repository.end_lease(lease).await {
+            setting.events.note(format!("the lease {lease} stays until it ends by itself: {error}"));
+        }
     }
     let unpacked = unpacked?;
     let fetched = clock.monotonic();
@@ -120,13 +120,17 @@ pub async fn restore(plan: &Plan, options: &Options, doors: &Doors, setting: &Se
     Ok(Restored { directory: options.to.clone(), files, bytes, kept, owner: place.owner(), phases })
 }
 
-async fn lease(plan: &Plan, setting: &Setting) -> Option<ObjectKey> {
-    match plan.repository.lease(plan.artifact.manifest.id, setting.run, setting.clock.now()).await {
-        Ok(lease) => Some(lease),
-        Err(error) => {
-            let message = format!("no lease on the backup, so that an expiry could delete it meanwhile: {error}");
-            setting.events.note(message);
-            None
+/// A lease on each backup of the chain.
+async fn leases(plan: &Plan, setting: &Setting) -> Vec<ObjectKey> {
+    let mut leases = Vec::new();
+    for artifact in &plan.chain {
+        match plan.repository.lease(artifact.manifest.id, setting.run, setting.clock.now()).await {
+            Ok(lease) => leases.push(lease),
+            Err(error) => {
+                let message = format!("no lease on the backup, so that an expiry could delete it meanwhile: {error}");
+                setting.events.note(message);
+            }
         }
     }
+    leases
 }

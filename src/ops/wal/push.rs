@@ -1,6 +1,7 @@
 //! One file handed over by `archive_command`: done only when it is durable in every repository it was to go to.
 
 use std::path::{Path, PathBuf};
+use std::thread::JoinHandle;
 
 use serde::{Deserialize, Serialize};
 
@@ -8,7 +9,8 @@ use crate::catalog::Repository;
 use crate::host::failpoint::pass;
 use crate::host::{Clock, FailPoint};
 use crate::model::failure::{Failure, FailureKind};
-use crate::model::wal::WalFile;
+use crate::model::wal::{SegmentName, WalFile};
+use crate::steps::blocks::{BlockStore, Read, summarize};
 use crate::steps::wal::{Standing, StoreOptions, Verdicts, WalInput, store};
 
 /// What a push works with. Good for many.
@@ -22,6 +24,8 @@ pub struct Doors {
     pub options: StoreOptions,
     /// The data directory, for files that do not lie in its pg_wal.
     pub data_directory: Option<PathBuf>,
+    /// Where it is kept which blocks a segment touches.
+    pub blocks: Option<BlockStore>,
 }
 
 /// A file that is archived.
@@ -41,8 +45,41 @@ pub async fn push(path: &Path, doors: &Doors, clock: &dyn Clock) -> Result<Pushe
     let checked = tokio::task::spawn_blocking(move || WalInput::check(&at, directory.as_deref())).await;
     let input = checked.map_err(|error| Failure::new(FailureKind::Failed, "check the file").because(error))??;
     pass(FailPoint::WalChecked)?;
+    let summing = begin_summary(&input, doors.blocks.as_ref());
     let verdicts = store(&input, &doors.repositories, &doors.options, clock.now()).await;
-    judge(input.file, verdicts, &doors.unopened)
+    let pushed = judge(input.file, verdicts, &doors.unopened)?;
+    // Only of what is archived: another server's segment of the same name was refused before.
+    if let (Some((segment, summing)), Some(blocks)) = (summing, doors.blocks.clone()) {
+        let keeping = tokio::task::spawn_blocking(move || summing.join_and_keep(segment, &blocks));
+        if let Err(error) = keeping.await {
+            tracing::warn!(%segment, %error, "which blocks a segment touches is not kept");
+        }
+    }
+    Ok(pushed)
+}
+
+/// Begins to read which blocks a segment touches, while it is stored. A segment that is archived must not wait for
+/// that, nor fail with it: without it the next base backup is a full one.
+fn begin_summary(input: &WalInput, blocks: Option<&BlockStore>) -> Option<(SegmentName, Summing)> {
+    let WalFile::Segment(segment) = input.file else { return None };
+    let directory = input.directory.clone();
+    let known = blocks?.has(directory.system_identifier, segment);
+    let path = input.path.clone();
+    let begin = || Summing(std::thread::spawn(move || summarize(segment, &path, &directory)));
+    (!known).then(|| (segment, begin()))
+}
+
+/// A segment being read.
+struct Summing(JoinHandle<Result<Read, Failure>>);
+
+impl Summing {
+    fn join_and_keep(self, segment: SegmentName, blocks: &BlockStore) {
+        let read = self.0.join().unwrap_or_else(|_| Err(Failure::new(FailureKind::Failed, "sum up the segment")));
+        if let Err(failure) = read.and_then(|read| blocks.put(segment, &read.summary)) {
+            let error = failure.full_message();
+            tracing::warn!(%segment, error, "which blocks a segment touches is not kept; the next base backup is a full one");
+        }
+    }
 }
 
 fn judge(file: WalFile, verdicts: Verdicts, unopened: &[(String, Failure)]) -> Result<Pushed, Failure> {

@@ -5,13 +5,14 @@ use std::path::PathBuf;
 
 use crate::catalog::Repository;
 use crate::host::Space;
-use crate::model::failure::Failure;
+use crate::model::failure::{Failure, FailureKind};
 use crate::model::outcome::{Finding, Outcome, RepositoryOutcome, Severity, Verdict};
 use crate::model::wal::{SegmentName, WalFile};
 use crate::ops::Setting;
 use crate::postgres::Connection;
 use crate::postgres::archiver::ArchiverFacts;
 use crate::postgres::control::DataDirectory;
+use crate::steps::blocks::BlockStore;
 use crate::steps::wal::{
     GapState, Local, StoreOptions, Survey, Thresholds, WalInput, archiving_findings, copy, store, survey,
     survey_findings,
@@ -32,6 +33,8 @@ pub struct Doors {
     pub data_directory: Option<PathBuf>,
     /// When a backlog or a filling disk is told.
     pub thresholds: Thresholds,
+    /// Where it is kept which blocks the log touches.
+    pub blocks: Option<BlockStore>,
 }
 
 /// What was carried where.
@@ -58,6 +61,7 @@ pub async fn run(doors: &Doors, setting: &Setting) -> Result<Outcome, Failure> {
     if carried.files > 0 {
         found = survey(&doors.repositories, local.as_ref(), setting.clock.now()).await;
     }
+    doors.sum_up(local.as_ref(), setting).await?;
     let mut findings = doors.findings(&found, &carried);
     findings.extend(silent);
     findings.extend(doors.archiving(&archiver));
@@ -65,6 +69,30 @@ pub async fn run(doors: &Doors, setting: &Setting) -> Result<Outcome, Failure> {
 }
 
 impl Doors {
+    /// Makes the block summaries that are missing of what pg_wal still has.
+    async fn sum_up(&self, local: Option<&Local>, setting: &Setting) -> Result<(), Failure> {
+        let (Some(blocks), Some(local), Some(path)) = (&self.blocks, local, &self.data_directory) else {
+            return Ok(());
+        };
+        let Ok(directory) = DataDirectory::read(path) else { return Ok(()) };
+        let system = directory.system_identifier;
+        let lacking: Vec<_> = local.segments().filter(|segment| !blocks.has(system, *segment)).collect();
+        let blocks = blocks.clone();
+        let adding = tokio::task::spawn_blocking(move || {
+            for segment in lacking {
+                let path = directory.path.join("pg_wal").join(segment.to_string());
+                if let Err(failure) = blocks.add(segment, &path, &directory) {
+                    // PostgreSQL may have taken it away meanwhile.
+                    tracing::debug!(%segment, error = failure.full_message(), "no block summary is made");
+                }
+            }
+        });
+        let added = async {
+            adding.await.map_err(|error| Failure::new(FailureKind::Failed, "make block summaries").because(error))
+        };
+        setting.unless_stopped("make block summaries", added).await
+    }
+
     /// What the repositories hold, and what is missing where. Changes nothing.
     pub async fn survey(&self, setting: &Setting) -> Survey {
         survey(&self.repositories, self.local().as_ref(), setting.clock.now()).await

@@ -93,6 +93,11 @@ impl Local {
         self.finished.contains(&segment)
     }
 
+    /// All of them, ascending.
+    pub fn segments(&self) -> impl Iterator<Item = SegmentName> + '_ {
+        self.finished.iter().copied()
+    }
+
     fn last_of(&self, timeline: Timeline) -> Option<SegmentName> {
         self.finished.iter().rev().find(|segment| segment.timeline() == timeline).copied()
     }
