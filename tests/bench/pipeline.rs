@@ -329,7 +329,7 @@ impl Upload for Place {
     }
 
     async fn commit(self: Box<Self>, _: Complete, _: Digest, size: u64) -> Result<Stored, StorageError> {
-        Ok(Stored { version: None, size, digest: None })
+        Ok(Stored { version: None, size, digest: None, read_back: false })
     }
 
     async fn abort(self: Box<Self>) -> Result<(), StorageError> {

@@ -290,7 +290,7 @@ fn a_chain_is_put_together_with_stock_tools_and_the_script_of_the_run_book() {
 
 fn script_of_the_run_book() -> String {
     let book = include_str!("../../deploy/runbooks/pitr.md");
-    let (_, rest) = book.split_once("```python\n").expect("the run-book has the script");
+    let (_, rest) = book.split_once("```python\n").unwrap();
     rest.split_once("```").unwrap().0.to_owned()
 }
 

@@ -82,14 +82,16 @@ async fn dump_increment_verify_restore_and_expire_with_moto_as_the_second_reposi
     assert_eq!(site.ask("SELECT count(*), count(*) FILTER (WHERE note = 'changed') FROM orders"), "2900|100");
 
     // Nothing is said of how long it is kept: for ever.
-    let options = expire::Options { policies: Default::default(), grace: Duration::ZERO };
+    let options =
+        expire::Options { policies: Default::default(), grace: Duration::ZERO, checkpoints: Default::default() };
     site.repositories.insert(0, local);
-    let outcome = expire::run(&site.repositories, &options, &site.setting()).await.unwrap();
+    let doors = expire::Doors { repositories: site.repositories.clone(), unopened: Vec::new() };
+    let outcome = expire::run(&doors, &options, &site.setting()).await.unwrap();
     assert!(outcome.verdict != Verdict::Failed, "{outcome:?}");
     assert_eq!((site.artifacts("s3").await.len(), site.artifacts("local").await.len()), (3, 3));
     let oldest = site.artifacts("s3").await.remove(0);
     dbagent::ops::backup::delete(&s3, &oldest, &site.setting()).await.unwrap();
-    expire::run(&site.repositories, &options, &site.setting()).await.unwrap();
+    expire::run(&doors, &options, &site.setting()).await.unwrap();
     assert_eq!((site.artifacts("s3").await.len(), site.artifacts("local").await.len()), (2, 3));
     site.restore_database("again").await.unwrap();
 }
