@@ -244,4 +244,6 @@ async fn a_table_whose_types_are_gone_too_is_refused_with_a_way_out_and_leaves_n
     let failure = restore(&site, "customers", TableMode::Beside(None), false).await.unwrap_err();
     assert!(failure.message.contains("mood") && failure.hint.unwrap().contains("--to-database"), "{}", failure.message);
     assert_eq!(site.ask(before), count);
+    let nowhere = restore(&site, "nothere", TableMode::Beside(None), false).await.unwrap_err();
+    assert!(nowhere.message.contains("with the table nothere"), "{}", nowhere.message);
 }

@@ -35,6 +35,11 @@ pub async fn choose(wanted: &Wanted, doors: &Doors, setting: &Setting) -> Result
     let artifacts = candidates(wanted, doors, setting).await?;
     let fitting: Vec<Artifact> =
         artifacts.iter().filter(|artifact| fits(wanted, &artifact.manifest)).cloned().collect();
+    if let (true, false, Some(limits)) = (fitting.is_empty(), artifacts.is_empty(), limits(wanted)) {
+        let message = format!("find a backup {limits}: of the {} that are there, none is", artifacts.len());
+        return Err(Failure::new(FailureKind::NothingMatches, message)
+            .hint("`dbagent backup list` shows what there is, `dbagent backup show` the tables of one."));
+    }
     let fitting = match (&wanted.table, &wanted.selector) {
         (None, Selector::Latest | Selector::Oldest) => coverage::whole(fitting)?,
         _ => fitting,
@@ -118,6 +123,15 @@ async fn candidates(wanted: &Wanted, doors: &Doors, setting: &Setting) -> Result
 fn rolled_back(repository: &Repository, reason: &str) -> Failure {
     Failure::new(FailureKind::Integrity, format!("trust repository {}: {reason}", repository.name))
         .hint("Restore from another repository with --repository, or add --accept-unsigned if you know why.")
+}
+
+/// What a backup must be, in words; nothing when any will do.
+fn limits(wanted: &Wanted) -> Option<String> {
+    let table = wanted.table.as_ref().map(|table| format!("with the table {table}"));
+    let database = wanted.database.as_ref().map(|database| format!("of the database {database}"));
+    let until = wanted.until.map(|until| format!("of {} or before", until.format("%Y-%m-%dT%H:%M:%SZ")));
+    let limits: Vec<String> = [database, table, until].into_iter().flatten().collect();
+    (!limits.is_empty()).then(|| limits.join(" "))
 }
 
 fn fits(wanted: &Wanted, manifest: &Manifest) -> bool {
