@@ -88,7 +88,13 @@ impl ChainSnapshot {
                     let (head, origin) = (head(&session).await?, origin(&session, facts).await?);
                     return Ok(Self { session, id, connection: connection.clone(), partitions, head, origin });
                 }
-                Err(error) if error.kind != PostgresErrorKind::LockTimeout || attempt == ATTEMPTS => return Err(error),
+                Err(error) if attempt == ATTEMPTS => return Err(error),
+                // A partition that was there when we looked and is gone when we lock it: its name is no relation any more.
+                Err(error)
+                    if !matches!(error.kind, PostgresErrorKind::LockTimeout | PostgresErrorKind::MissingObject) =>
+                {
+                    return Err(error);
+                }
                 _ => {}
             }
             session.batch("ROLLBACK").await?;
