@@ -72,8 +72,8 @@ impl Repository {
     ) -> Result<CheckpointHistory, CatalogError> {
         let memory = MarkMemory::of(self, chain);
         let mut known = memory.recall();
-        // One that stands at the end is fetched again: the newest is needed whole.
-        known.pop();
+        // The one that stands at the end is fetched again: the newest is needed whole.
+        let last = known.pop();
         let expired = self.expired(chain, now).await?;
         let begins = expired.as_ref().map_or(DateTime::<Utc>::MIN_UTC, |expired| expired.before);
         known.retain(|mark| mark.taken >= begins);
@@ -81,6 +81,11 @@ impl Repository {
         let mut listed = self.listed(chain, &known, is_thorough, now).await?;
         listed.retain(|taken| *taken >= begins);
         let mut history = CheckpointHistory::default();
+        // Without it the one before it would be the newest, and nobody would miss it.
+        if let Some(last) = last.filter(|last| last.taken >= begins && !listed.contains(&last.taken)) {
+            known.push(last);
+            history.faults.extend(missing(&[last], &listed).filter(|_| !is_thorough));
+        }
         if is_thorough {
             history.faults.extend(missing(&known, &listed));
             history.faults.extend(self.differing(chain, &known, now).await?);
@@ -89,6 +94,10 @@ impl Repository {
         let new = listed.iter().filter(|taken| !remembered.contains(taken));
         let keys: Result<Vec<ObjectKey>, _> = new.map(|taken| names::checkpoint(chain, *taken)).collect();
         let fetched = self.fetched(keys?, now).await?;
+        let changed = |stored: &&StoredCheckpoint| last.is_some_and(|last| is_another(&stored.mark(), &last));
+        if let Some(changed) = fetched.iter().flatten().find(changed) {
+            history.faults.push(format!("{}: it does not say what it said when it was read before", changed.key));
+        }
         let first = expired.map(|expired| expired.first);
         history.join(known, fetched, first);
         if history.faults.is_empty() {
@@ -227,6 +236,11 @@ impl Repository {
         MarkMemory::of(self, chain).forget_before(first.taken);
         Ok(due)
     }
+}
+
+/// Whether two marks are of the same instant and of different checkpoints.
+fn is_another(now: &Mark, then: &Mark) -> bool {
+    now.taken == then.taken && now.digest != then.digest
 }
 
 /// Remembered checkpoints that are gone.

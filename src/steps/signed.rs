@@ -183,10 +183,9 @@ impl Signed {
     ) -> Vec<ChainFinding> {
         let mut findings = Vec::new();
         for Held { repository, checkpoints, .. } in &self.held {
-            if let Some(newest) = &checkpoints.newest {
-                let (present, last) = (Present { size, sealed, origin }, &newest.checkpoint.origin);
-                findings.extend(contradictions(&checkpoints.marks, last, &present, &hash_at));
-            }
+            // Where the newest is gone, what is remembered of it and of those before still counts.
+            let last = checkpoints.newest.as_ref().map_or(origin, |newest| &newest.checkpoint.origin);
+            findings.extend(contradictions(&checkpoints.marks, last, &Present { size, sealed, origin }, &hash_at));
             if let Some(fault) = checkpoints.faults.first() {
                 let count = checkpoints.faults.len();
                 let message = format!("{count} checkpoints in repository {repository} cannot be believed: {fault}");

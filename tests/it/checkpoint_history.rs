@@ -159,6 +159,17 @@ async fn what_was_read_before_and_is_gone_or_changed_is_missed() {
     let (history, ..) = shelf.read(Reading::Recent).await;
     assert!(history.faults.iter().any(|fault| fault.contains("does not follow")), "without memory, by its links");
 
+    // Also the newest, whose loss no link shows.
+    let shelf = Shelf::new();
+    shelf.sign(600).await;
+    let (before, ..) = shelf.read(Reading::Recent).await;
+    remove(shelf.files().last().unwrap());
+    for reading in [Reading::Recent, Reading::Thorough, Reading::Recent] {
+        let (history, ..) = shelf.read(reading).await;
+        assert!(history.faults.iter().any(|fault| fault.contains("are gone")), "{reading:?}: {:?}", history.faults);
+        assert_eq!(history.marks, before.marks, "{reading:?}: what it said still counts");
+    }
+
     // One that is put there later, between others, is not believed; nor is one that says something else.
     let shelf = Shelf::new();
     shelf.sign(40).await;
