@@ -31,3 +31,17 @@ fn a_transaction_and_a_restore_point_are_targets_and_exclusive_leaves_the_transa
     assert_eq!(rows(&["--target-xid", &number, "--exclusive"]), [1]);
     assert_eq!(rows(&["--target-name", "before the release"]), [1, 2]);
 }
+
+#[test]
+fn a_copy_that_shuts_down_at_its_target_is_gone_when_that_is_said() {
+    let desk = archive::desk();
+    ledger(&desk);
+    backup(&desk);
+    commit(&desk, 1);
+    desk.site.ask("SELECT pg_create_restore_point('here')");
+    commit(&desk, 2);
+    switch(&desk);
+    let copy = Copy::restore(&desk, "c", &["--target-name", "here", "--action", "shutdown"]);
+    assert_eq!(copy.started["state"], "shut down");
+    assert!(!copy.directory.join("postmaster.pid").exists(), "it still runs");
+}

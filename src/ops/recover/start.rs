@@ -154,7 +154,8 @@ impl Copy<'_> {
         let log = self.directory.join(LOG).display().to_string();
         let arguments =
             arguments.into_iter().chain(["-l".to_owned(), log, "-o".to_owned(), quoted.join(" ")]).collect();
-        let spec = self.pg_ctl(arguments, CONSISTENT_SECONDS)?;
+        // What the server runs to fetch the log may need the credentials that only the environment has.
+        let spec = ChildSpec { inherits_all: true, ..self.pg_ctl(arguments, CONSISTENT_SECONDS)? };
         let running = tokio::task::spawn_blocking(move || run_to_end(&spec, Duration::from_secs(CONSISTENT_SECONDS)));
         let ran =
             async { running.await.map_err(|error| Failure::new(FailureKind::Failed, "start the copy").because(error)) };
@@ -221,8 +222,9 @@ impl Copy<'_> {
                     ));
                 }
                 Err(error) => {
-                    let log = self.log();
-                    if self.options.action == Action::Shutdown && log.contains("shutdown at recovery target") {
+                    let is_gone = !self.directory.join("postmaster.pid").exists();
+                    let at_target = self.log().contains("shutdown at recovery target");
+                    if self.options.action == Action::Shutdown && at_target && is_gone {
                         let (socket, state) = (self.socket(), "shut down".to_owned());
                         return Ok(Started {
                             socket,
@@ -233,7 +235,7 @@ impl Copy<'_> {
                             seconds: 0.0,
                         });
                     }
-                    if !self.directory.join("postmaster.pid").exists() {
+                    if is_gone {
                         return Err(self.failed(error.full_message()));
                     }
                 }
