@@ -6,6 +6,8 @@
 
 use std::io::{self, Read};
 
+use bytes::Bytes;
+
 /// Proof that a source gave all its bytes and ended well.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Complete {
@@ -53,14 +55,14 @@ pub trait Source: Read + Send {
 /// A source of bytes already in memory.
 #[derive(Debug)]
 pub struct BytesSource {
-    bytes: Vec<u8>,
+    bytes: Bytes,
     at: usize,
 }
 
 impl BytesSource {
     /// Gives `bytes`, once.
-    pub fn new(bytes: Vec<u8>) -> Self {
-        Self { bytes, at: 0 }
+    pub fn new(bytes: impl Into<Bytes>) -> Self {
+        Self { bytes: bytes.into(), at: 0 }
     }
 }
 

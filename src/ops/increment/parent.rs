@@ -153,7 +153,7 @@ async fn read_sums(repository: &Repository, artifact: &Artifact, key: &KeyRecord
     let size = u64::from(key.buckets) * STORED_BYTES as u64;
     let range = key.offset..key.offset + size;
     let mut download = repository.storage.get(&object.key, object.version.as_deref(), Some(range)).await?;
-    let mut bytes = Vec::new();
+    let mut bytes = Vec::with_capacity(key.buckets as usize * STORED_BYTES);
     while let Some(piece) = download.next().await? {
         bytes.extend_from_slice(&piece);
         if bytes.len() as u64 > size {

@@ -1,7 +1,6 @@
 //! One object of an artifact: a source through the pipeline into every repository that is still going.
 
 use std::collections::BTreeMap;
-use std::io::Read as _;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -209,14 +208,14 @@ impl ObjectMaker<'_> {
 
 /// Bytes made here, with the proof that they are all there are.
 fn whole(bytes: Vec<u8>) -> Result<(Bytes, Complete), Failure> {
-    let mut read = Vec::with_capacity(bytes.len());
-    let mut source = Box::new(BytesSource::new(bytes));
+    let bytes = Bytes::from(bytes);
+    let mut source = Box::new(BytesSource::new(bytes.clone()));
     let failed = |error: Box<dyn std::error::Error + Send + Sync>| {
         Failure::new(FailureKind::Failed, "put the sums of keys together").because(error)
     };
-    source.read_to_end(&mut read).map_err(|error| failed(error.into()))?;
+    std::io::copy(&mut source, &mut std::io::sink()).map_err(|error| failed(error.into()))?;
     let proof = source.finish().map_err(|error| failed(error.into()))?;
-    Ok((read.into(), proof))
+    Ok((bytes, proof))
 }
 
 /// Runs `work` and tells its progress until it is done.
