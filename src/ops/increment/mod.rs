@@ -27,7 +27,7 @@ use crate::model::outcome::{Finding, Outcome, Severity, Verdict};
 use crate::model::verb::Verb;
 use crate::ops::Setting;
 use crate::postgres::{Coordinator, pg_dump};
-use crate::steps::artifact::{self, Doors, Draft, Made, ObjectMaker, Options, Supply, Target};
+use crate::steps::artifact::{self, Doors, Draft, ObjectMaker, Options, Supply, Target};
 use crate::steps::full_dump;
 
 use parent::Parent;
@@ -96,8 +96,7 @@ impl Work<'_> {
         findings.extend(self.large_object_finding());
         let maker = ObjectMaker { options, doors, setting, name: &self.name };
         self.setting.events.step(format!("building upon {}", self.parent.name()));
-        self.make_schema(&maker, &mut targets).await?;
-        let mut relations = self.make_rows(&maker, &mut targets).await?;
+        let mut relations = self.make_objects(&maker, &mut targets).await?;
         let mut tables = coordinator.table_records();
         let mut keys = BTreeMap::new();
         for record in &mut tables {
@@ -134,19 +133,17 @@ impl Work<'_> {
         Ok(outcome)
     }
 
-    /// The whole schema as it is now: partitions may have come or gone, and functions and views belong to the state too.
-    async fn make_schema(&self, maker: &ObjectMaker<'_>, targets: &mut [Target]) -> Result<Made, Failure> {
+    /// Reads all relations and sends what has to be kept of them, and beside that the whole schema as it is now:
+    /// partitions may have come or gone, and functions and views belong to the state too.
+    async fn make_objects(&self, maker: &ObjectMaker<'_>, targets: &mut [Target]) -> Result<Relations, Failure> {
+        self.setting.events.step(format!("reading {} tables", self.coordinator.tables().len()));
+        // Holds the password's file: the program reads it whenever it connects.
         let environment = self.doors.connection.child_environment()?;
         let mut spec = pg_dump::schema(&self.doors.tools, &environment, self.coordinator);
         spec.no_progress = Some(self.options.no_progress_timeout);
         let child = Child::spawn(&spec)?;
         pass(FailPoint::DumpSpawned)?;
-        maker.make(Supply::program(ObjectRole::Schema, Encoding::PgDumpCustom, child), targets).await
-    }
-
-    /// Reads all relations and sends what has to be kept of them.
-    async fn make_rows(&self, maker: &ObjectMaker<'_>, targets: &mut [Target]) -> Result<Relations, Failure> {
-        self.setting.events.step(format!("reading {} tables", self.coordinator.tables().len()));
+        let schema = Supply::program(ObjectRole::Schema, Encoding::PgDumpCustom, child);
         let (feeder, source) = feed(writer::WAITING);
         let writer = Writer::new(feeder);
         let reading = Reading {
@@ -158,8 +155,9 @@ impl Work<'_> {
             sessions: self.options.threads.get(),
             no_progress: self.options.no_progress_timeout,
         };
-        let supply = Supply::plain(ObjectRole::Data, Encoding::Tar, Box::new(source));
-        let (read, sent) = futures_util::future::join(reading.run(writer), maker.make(supply, targets)).await;
+        let rows = Supply::plain(ObjectRole::Data, Encoding::Tar, Box::new(source));
+        let sending = maker.make_all(vec![schema, rows], targets);
+        let (read, sent) = futures_util::future::join(reading.run(writer), sending).await;
         // A reading that fails breaks the stream off, and a stream that fails ends the reading: the first of both tells.
         match (read, sent) {
             (Ok(relations), Ok(_)) => Ok(relations),
