@@ -27,6 +27,7 @@ mod tables;
 mod wal;
 
 use std::process::ExitCode;
+use std::time::Duration;
 
 use clap::{CommandFactory as _, Parser as _, error::ErrorKind};
 
@@ -37,6 +38,8 @@ use arguments::{Arguments, Command, Global};
 use contract::Contract;
 use output::Output;
 
+/// How long threads that still work are waited for when everything is done.
+const PATIENCE_AT_THE_END: Duration = Duration::from_millis(250);
 /// Threads that drive connections and timers; work on bytes has threads of its own.
 const WORKER_THREADS: usize = 2;
 
@@ -97,8 +100,9 @@ fn carry_out(arguments: Arguments, output: &Output) -> Result<Code, Failure> {
         .map_err(|error| Failure::new(FailureKind::Failed, "start the runtime").because(error))?;
     run::log(&arguments, output);
     let code = runtime.block_on(carry_out_async(arguments, output));
-    // Blocked threads (a child that hangs, a name look-up) must not hold the process up.
-    runtime.shutdown_background();
+    // Threads are joined: to detach one that is just ending may read memory that it has given back (glibc's pthread_detach
+    // looks at the thread after letting it go). One that is blocked, by a name look-up say, must not hold the process up.
+    runtime.shutdown_timeout(PATIENCE_AT_THE_END);
     code
 }
 
