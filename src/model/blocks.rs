@@ -127,10 +127,30 @@ impl BlockChanges {
     }
 }
 
+/// The part of a record that lies in one segment, when the record goes on in the next.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RecordTail {
+    /// Where the record begins.
+    pub start: Lsn,
+    /// Where the one before it begins; 0 where that was not read.
+    pub previous: Lsn,
+    /// What the pages of this log begin with.
+    pub magic: u16,
+    /// Bytes of the whole record.
+    pub total: u32,
+    /// Bytes of it that were read.
+    pub got: u32,
+    /// CRC-32C of what was read behind the fixed part.
+    pub crc: u32,
+    /// Its first bytes.
+    pub kept: Vec<u8>,
+}
+
 /// What one stretch of the log changes, and which stretch that is.
 ///
 /// A record that begins in one segment and ends in the next belongs to both where its beginning says what it changes; that
-/// one is unproven, because its checksum goes over all of it.
+/// one is unproven, because its checksum goes over all of it. What was read of it is kept too: the beginning may end
+/// within the record's head, and the segment before is gone when the next one comes.
 #[derive(Clone, Debug, PartialEq)]
 pub struct BlockSummary {
     /// Whose log it is.
@@ -145,6 +165,8 @@ pub struct BlockSummary {
     pub to: Lsn,
     /// What it changes.
     pub changes: BlockChanges,
+    /// What lies in it of the record that goes on behind it.
+    pub tail: Option<RecordTail>,
 }
 
 impl BlockSummary {
@@ -159,15 +181,17 @@ impl BlockSummary {
 #[error("read a block summary: {0}")]
 pub struct BadSummary(&'static str);
 
-const MAGIC: &[u8; 8] = b"DBAGBLK1";
+const MAGIC: &[u8; 8] = b"DBAGBLK2";
 const DIGEST_BYTES: usize = 16;
 const NO_LIMIT: u32 = u32::MAX;
 
 impl BlockSummary {
-    /// The stored form. Little-endian: the magic `DBAGBLK1`, system identifier (8 bytes), timeline (4), from (8), proven (8), to
+    /// The stored form. Little-endian: the magic `DBAGBLK2`, system identifier (8 bytes), timeline (4), from (8), proven (8), to
     /// (8); the length (4) and text of why it cannot be used, empty where it can; the number (4) of whole databases, each tablespace
     /// and database (4 and 4); the number (4) of relations, ascending, each tablespace, database, number (4 each), limit
-    /// (4; all bits for none), length (4) and Roaring bitmap in its portable form; XXH3 of 128 bits over all that (16).
+    /// (4; all bits for none), length (4) and Roaring bitmap in its portable form; of the tail, where there is one, start (8),
+    /// previous (8), total (4), got (4), checksum (4), magic (2), length (4) and first bytes; XXH3 of 128 bits over all
+    /// that (16).
     pub fn to_bytes(&self) -> Vec<u8> {
         let mut bytes = MAGIC.to_vec();
         bytes.extend(self.system.0.to_le_bytes());
@@ -186,6 +210,9 @@ impl BlockSummary {
         put_length(&mut bytes, self.changes.relations.len());
         for (key, changes) in &self.changes.relations {
             put_relation(&mut bytes, key, changes);
+        }
+        if let Some(tail) = &self.tail {
+            put_tail(&mut bytes, tail);
         }
         let digest = xxh3_128(&bytes);
         bytes.extend(digest.to_le_bytes());
@@ -216,8 +243,9 @@ impl BlockSummary {
             let (key, relation) = fields.relation()?;
             changes.relations.insert(key, relation);
         }
+        let tail = if fields.0.is_empty() { None } else { Some(fields.tail()?) };
         match fields.0.is_empty() {
-            true => Ok(Self { system, timeline, from, proven, to, changes }),
+            true => Ok(Self { system, timeline, from, proven, to, changes, tail }),
             false => Err(BadSummary("something follows its end")),
         }
     }
@@ -237,6 +265,17 @@ fn put_relation(bytes: &mut Vec<u8>, key: &RelationKey, changes: &RelationChange
     put_length(bytes, packed.serialized_size());
     // Into a vector that cannot fail.
     let _ = packed.serialize_into(bytes);
+}
+
+fn put_tail(bytes: &mut Vec<u8>, tail: &RecordTail) {
+    bytes.extend(tail.start.0.to_le_bytes());
+    bytes.extend(tail.previous.0.to_le_bytes());
+    for word in [tail.total, tail.got, tail.crc] {
+        bytes.extend(word.to_le_bytes());
+    }
+    bytes.extend(tail.magic.to_le_bytes());
+    put_length(bytes, tail.kept.len());
+    bytes.extend(&tail.kept);
 }
 
 /// What is left to read.
@@ -261,6 +300,15 @@ impl<'a> Fields<'a> {
 
     fn length(&mut self) -> Result<usize, BadSummary> {
         usize::try_from(self.word()?).map_err(|_| BadSummary("a length in it"))
+    }
+
+    fn tail(&mut self) -> Result<RecordTail, BadSummary> {
+        let (start, previous) = (Lsn(self.long()?), Lsn(self.long()?));
+        let (total, got, crc) = (self.word()?, self.word()?, self.word()?);
+        let magic = self.take(2)?.first_chunk().ok_or(BadSummary("it ends early"))?;
+        let magic = u16::from_le_bytes(*magic);
+        let length = self.length()?;
+        Ok(RecordTail { start, previous, magic, total, got, crc, kept: self.take(length)?.to_vec() })
     }
 
     fn relation(&mut self) -> Result<(RelationKey, RelationChanges), BadSummary> {
@@ -336,13 +384,17 @@ mod tests {
         changes.block(RelationKey { number: 1, ..RELATION }, 0);
         changes.database(1663, 4);
         let (system, timeline) = (SystemId(u64::MAX), Timeline(3));
-        BlockSummary { system, timeline, from: Lsn(40), proven: Lsn(80), to: Lsn(1 << 40), changes }
+        let (start, previous) = (Lsn(80), Lsn(48));
+        let tail = RecordTail { start, previous, magic: 0xD110, total: 900, got: 8, crc: 5, kept: vec![7; 8] };
+        BlockSummary { system, timeline, from: Lsn(40), proven: Lsn(80), to: Lsn(1 << 40), changes, tail: Some(tail) }
     }
 
     #[test]
     fn a_summary_reads_back_and_no_flipped_bit_gets_through() {
         let bytes = summary().to_bytes();
         assert_eq!(BlockSummary::parse(&bytes), Ok(summary()));
+        let ended = BlockSummary { tail: None, ..summary() };
+        assert_eq!(BlockSummary::parse(&ended.to_bytes()), Ok(ended));
         for at in 0..bytes.len() {
             let mut flipped = bytes.clone();
             flipped[at] ^= 1 << (at % 8);
@@ -361,7 +413,7 @@ mod tests {
 
     #[test]
     fn the_stored_form_is_that_of_its_first_release() {
-        let golden = "44424147424c4b31 ffffffffffffffff 03000000 2800000000000000 5000000000000000 0000000000010000";
+        let golden = "44424147424c4b32 ffffffffffffffff 03000000 2800000000000000 5000000000000000 0000000000010000";
         let golden: String = golden.split(' ').collect();
         let head: String = summary().to_bytes()[..44].iter().map(|byte| format!("{byte:02x}")).collect();
         assert_eq!(head, golden);

@@ -6,6 +6,7 @@
 //! that says what it changes. The surprising thing: a record cut off by a crash stays where it is, and the page on which
 //! the log goes on after it says so (`XLP_FIRST_IS_OVERWRITE_CONTRECORD`).
 
+use crate::model::blocks::RecordTail;
 use crate::model::lsn::Lsn;
 use crate::model::wal::SegmentSize;
 use crate::postgres::wal_page::major_of;
@@ -116,6 +117,43 @@ impl RecordReader {
             previous: None,
             partial: Partial::default(),
         }
+    }
+
+    /// Reads on from the page at `first`, where the record goes on that `tail` is the beginning of.
+    pub fn resume(size: SegmentSize, first: Lsn, tail: &RecordTail) -> Option<Self> {
+        let major = major_of(tail.magic)?;
+        let RecordTail { start, total, got, crc, ref kept, .. } = *tail;
+        let is_one = got < total && total <= LARGEST && kept.len() == (got as usize).min(KEPT_BYTES);
+        is_one.then(|| Self {
+            magic: Some((tail.magic, major)),
+            state: State::Within,
+            from: Some(start),
+            to: start,
+            previous: Some(tail.previous).filter(|previous| *previous != Lsn(0)),
+            partial: Partial { start: start.0, total, got, crc, kept: kept.clone() },
+            ..Self::new(size, first)
+        })
+    }
+
+    /// What was read of a record that goes on behind the last page.
+    pub fn tail(&self) -> Option<RecordTail> {
+        let (State::Within, Some((magic, _))) = (self.state, self.magic) else { return None };
+        let Partial { start, total, got, crc, ref kept } = self.partial;
+        let previous = self.previous.unwrap_or(Lsn(0));
+        Some(RecordTail { start: Lsn(start), previous, magic, total, got, crc, kept: kept.clone() })
+    }
+
+    /// Whether the page that begins with `header` (at least 24 bytes) goes on where this one stopped, by what it says.
+    pub fn fits(&self, header: &[u8]) -> bool {
+        let flags = header.get(2..4).map_or(0, |bytes| u16::from_ne_bytes([bytes[0], bytes[1]]));
+        let continued = (flags & IS_CONTINUED != 0).then(|| u64::from(word(header, 16)));
+        let expected = match self.state {
+            State::Within => Some(u64::from(self.partial.total - self.partial.got)),
+            State::Passing(left) => Some(left),
+            State::Seeking => return true,
+            State::Between | State::Switched => None,
+        };
+        continued == expected
     }
 
     /// Where the first record begins of which nothing came before; maybe beyond what was read.
@@ -477,6 +515,37 @@ mod tests {
         let unfinished = reader.unfinished().unwrap();
         assert_eq!((seen, fault, unfinished.end, unfinished.length), (vec![], None, second, 30_024));
         assert_eq!(reader.to(), unfinished.start);
+    }
+
+    #[test]
+    fn a_record_cut_anywhere_is_read_on_from_what_was_kept_of_it() {
+        for (before, length) in [(WAL_PAGE_BYTES - 40 - 8 - 24, 100), (8000, 20_000), (100, 60_000), (8108, 30)] {
+            let mut writer = Writer::at(0);
+            writer.record(10, 0, &vec![1; before]);
+            let start = writer.record(10, 0, &vec![2; length]);
+            let last = writer.record(10, 0, &[3; 10]);
+            let pages = writer.pages();
+            let (whole, ..) = read(0, &pages);
+            for cut in 1..pages.len() / WAL_PAGE_BYTES {
+                let (first, rest) = pages.split_at(cut * WAL_PAGE_BYTES);
+                let (mut seen, reader, _) = read(0, first);
+                let Some(tail) = reader.tail() else { continue };
+                assert_eq!(tail.start, start);
+                let at = Lsn((cut * WAL_PAGE_BYTES) as u64);
+                let mut reader = RecordReader::resume(size(), at, &tail).unwrap();
+                assert!(reader.fits(rest) && !reader.fits(&[0; 24]));
+                for page in rest.chunks(WAL_PAGE_BYTES) {
+                    // The log ends on the last page.
+                    let _ = reader.page(page, &mut |record| seen.push((record.start, record.body.len())));
+                }
+                assert_eq!(seen, whole, "cut at {at}");
+                assert_eq!(seen.last().unwrap().0, last);
+                let other = RecordTail { crc: tail.crc ^ 1, ..tail };
+                let mut reader = RecordReader::resume(size(), at, &other).unwrap();
+                let mut pages = rest.chunks(WAL_PAGE_BYTES);
+                assert!(pages.any(|page| reader.page(page, &mut |_| panic!("not proven")).is_err()));
+            }
+        }
     }
 
     #[test]

@@ -3,14 +3,17 @@
 use std::collections::BTreeSet;
 use std::process::Command;
 
-use dbagent::model::blocks::{BlockChanges, BlockSummary, Changed, RelationKey};
+use dbagent::model::blocks::{BlockChanges, Changed, RelationKey};
 use dbagent::model::lsn::{Lsn, Timeline};
 use dbagent::model::timeline::TimelineHistory;
 use dbagent::model::wal::SegmentName;
 use dbagent::postgres::find_tool;
 use dbagent::postgres::wal_blocks::{contents, note};
 use dbagent::postgres::wal_records::RecordReader;
-use dbagent::steps::blocks::{BlockStore, summarize, summarize_up_to};
+use dbagent::steps::blocks::{BlockStore, summarize};
+
+/// Every record of a segment.
+const END: Lsn = Lsn(u64::MAX);
 use proptest::prelude::*;
 
 use crate::stage::wal::WalSite;
@@ -174,35 +177,28 @@ fn summaries_of_segments_add_up_to_the_whole_log_with_and_without_the_segment_be
     // More than asked for: the first segment has records before `from`, and goes on.
     assert!(found.len() < expected.len() + 2000, "{} {}", found.len(), expected.len());
 
-    // Each alone in a folder: what begins in the one before is told by that one, unless it ends within a record's head.
-    let (mut before, mut joined, mut cut): (Option<BlockSummary>, u32, u32) = (None, 0, 0);
+    // Each alone in a folder: what begins in the one before is told by its summary.
+    let (mut proven, mut crossing, mut cut) = (None, 0, 0);
     let far = BlockStore::below(&site.files.path().join("far"));
     for segment in &names[..names.len() - 1] {
         let folder = site.files.path().join(format!("alone-{segment}"));
         std::fs::create_dir(&folder).unwrap();
         let copy = folder.join(segment.to_string());
         std::fs::copy(site.path(segment), &copy).unwrap();
-        let mut summary = summarize(*segment, &copy, &directory).unwrap().summary;
-        if let Some(before) = before {
-            let crosses = summary.from > before.proven;
-            match summary.joins(before.proven, before.to) {
-                true => joined += u32::from(crosses),
-                false => {
-                    cut += 1;
-                    summary = near.read(directory.system_identifier, *segment).unwrap();
-                    assert!(summary.joins(before.proven, before.to), "{segment}");
-                }
-            }
+        let without = summarize(*segment, &copy, &directory, END, &|_| None).unwrap().summary;
+        let summary = far.add(*segment, &copy, &directory).unwrap();
+        if let Some(proven) = proven.replace(summary.proven) {
+            assert_eq!(summary.from, proven, "{segment}");
+            crossing += u32::from(without.from > proven);
         }
-        far.put(*segment, &summary).unwrap();
-        before = Some(summary);
+        cut += u32::from(summary.tail.is_some());
     }
-    assert!(joined > cut, "{joined} {cut}");
+    assert!(crossing > 3 && cut >= crossing, "{crossing} {cut}");
     let alone: BTreeSet<_> = far.changes(&history, (from, to), &directory).unwrap().blocks().collect();
     assert_eq!(alone, found);
     // An open segment up to a position.
     let last = *names.last().unwrap();
-    let open = summarize_up_to(last, &site.path(last), &directory, to).unwrap();
+    let open = far.summarize(last, &site.path(last), &directory, to).unwrap().summary;
     assert!(open.proven >= to, "{open:?}");
 }
 

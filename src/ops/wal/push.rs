@@ -9,8 +9,9 @@ use crate::catalog::Repository;
 use crate::host::failpoint::pass;
 use crate::host::{Clock, FailPoint};
 use crate::model::failure::{Failure, FailureKind};
+use crate::model::lsn::Lsn;
 use crate::model::wal::{SegmentName, WalFile};
-use crate::steps::blocks::{BlockStore, Read, summarize};
+use crate::steps::blocks::{BlockStore, Read};
 use crate::steps::wal::{Standing, StoreOptions, Verdicts, WalInput, store};
 
 /// What a push works with. Good for many.
@@ -63,10 +64,10 @@ pub async fn push(path: &Path, doors: &Doors, clock: &dyn Clock) -> Result<Pushe
 fn begin_summary(input: &WalInput, blocks: Option<&BlockStore>) -> Option<(SegmentName, Summing)> {
     let WalFile::Segment(segment) = input.file else { return None };
     let directory = input.directory.clone();
-    let known = blocks?.has(directory.system_identifier, segment);
-    let path = input.path.clone();
-    let begin = || Summing(std::thread::spawn(move || summarize(segment, &path, &directory)));
-    (!known).then(|| (segment, begin()))
+    let (blocks, path) = (blocks?.clone(), input.path.clone());
+    let known = blocks.has(directory.system_identifier, segment);
+    let read = move || blocks.summarize(segment, &path, &directory, Lsn(u64::MAX));
+    (!known).then(|| (segment, Summing(std::thread::spawn(read))))
 }
 
 /// A segment being read.

@@ -14,7 +14,7 @@ use crate::model::timeline::TimelineHistory;
 use crate::model::wal::{SegmentName, SegmentSize};
 use crate::postgres::control::DataDirectory;
 use crate::postgres::wal_records::place;
-use crate::steps::blocks::summarize::{history_beside, summarize, summarize_up_to};
+use crate::steps::blocks::summarize::{Read, history_beside, summarize};
 
 const ENDING: &str = ".blocks.zst";
 const LEVEL: i32 = 1;
@@ -79,9 +79,22 @@ impl BlockStore {
         }
     }
 
+    /// Sums up the segment `segment`, which is the file `path` of the cluster in `directory`: records that begin before
+    /// `until`.
+    pub fn summarize(
+        &self,
+        segment: SegmentName,
+        path: &Path,
+        directory: &DataDirectory,
+        until: Lsn,
+    ) -> Result<Read, Failure> {
+        let tail = |before| self.read(directory.system_identifier, before)?.tail;
+        summarize(segment, path, directory, until, &tail)
+    }
+
     /// Sums up a segment that lies in a pg_wal, and keeps it when it is whole.
     pub fn add(&self, segment: SegmentName, path: &Path, directory: &DataDirectory) -> Result<BlockSummary, Failure> {
-        let read = summarize(segment, path, directory)?;
+        let read = self.summarize(segment, path, directory, Lsn(u64::MAX))?;
         if read.whole {
             self.put(segment, &read.summary)?;
         }
@@ -148,7 +161,7 @@ impl BlockStore {
         let path = directory.path.join("pg_wal").join(segment.to_string());
         let made = match until {
             Lsn(u64::MAX) => self.add(segment, &path, directory),
-            until => summarize_up_to(segment, &path, directory, until),
+            until => self.summarize(segment, &path, directory, until).map(|read| read.summary),
         };
         made.map_err(|error| match path.exists() {
             false => format!("the segment {segment} has no block summary, and pg_wal does not have it any more"),

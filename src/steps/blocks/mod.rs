@@ -8,4 +8,4 @@ mod local;
 mod summarize;
 
 pub use local::{BlockStore, history_in};
-pub use summarize::{Read, summarize, summarize_up_to};
+pub use summarize::{Read, summarize};

@@ -1,13 +1,14 @@
 //! One segment of the log, read and summed up.
 //!
-//! The record that a segment begins in the middle of is read from the segment before, where that still lies beside it.
+//! The beginning of the record that a segment begins in the middle of comes from the summary of the segment before, or from
+//! that itself where it still lies beside it.
 
 use std::io;
 use std::path::Path;
 
 use crate::host::OpenFile;
 use crate::host::durable::read_bounded;
-use crate::model::blocks::{BlockChanges, BlockSummary};
+use crate::model::blocks::{BlockChanges, BlockSummary, RecordTail};
 use crate::model::failure::{Failure, FailureKind};
 use crate::model::lsn::{Lsn, Timeline};
 use crate::model::timeline::TimelineHistory;
@@ -32,22 +33,18 @@ pub struct Read {
     pub whole: bool,
 }
 
-/// Sums up the segment `segment`, which is the file `path` of the cluster in `directory`.
-pub fn summarize(segment: SegmentName, path: &Path, directory: &DataDirectory) -> Result<Read, Failure> {
-    read_up_to(segment, path, directory, Lsn(u64::MAX))
-}
+/// What is known of the segments before one.
+pub type KnownTail<'a> = &'a dyn Fn(SegmentName) -> Option<RecordTail>;
 
-/// The same of a segment that may still be written, for records that begin before `until`.
-pub fn summarize_up_to(
+/// Sums up the segment `segment`, which is the file `path` of the cluster in `directory`: records that begin before
+/// `until`, since it may still be written.
+pub fn summarize(
     segment: SegmentName,
     path: &Path,
     directory: &DataDirectory,
     until: Lsn,
-) -> Result<BlockSummary, Failure> {
-    read_up_to(segment, path, directory, until).map(|read| read.summary)
-}
-
-fn read_up_to(segment: SegmentName, path: &Path, directory: &DataDirectory, until: Lsn) -> Result<Read, Failure> {
+    known: KnownTail<'_>,
+) -> Result<Read, Failure> {
     let failed = |error| Failure::new(FailureKind::Failed, format!("sum up the segment {segment}")).because(error);
     let size = directory.segment_size;
     let start =
@@ -59,7 +56,8 @@ fn read_up_to(segment: SegmentName, path: &Path, directory: &DataDirectory, unti
     wal_page::check(segment, &first, file.size(), directory, history).map_err(|error| {
         Failure::new(FailureKind::Integrity, format!("sum up the segment {segment}")).because(error)
     })?;
-    let before = SegmentHeader::parse(&first).and_then(|header| tail_before(segment, path, header.timeline, size));
+    let before = SegmentHeader::parse(&first)
+        .and_then(|header| before(segment, header.timeline, size, path, known).filter(|reader| reader.fits(&first)));
     let mut reader = before.unwrap_or_else(|| RecordReader::new(size, start));
     let from = reader.from().map(|_| reader.to());
     let mut changes = BlockChanges::default();
@@ -81,7 +79,8 @@ fn read_up_to(segment: SegmentName, path: &Path, directory: &DataDirectory, unti
     let from = from.or_else(|| reader.from()).unwrap_or(to);
     let (system, timeline) = (directory.system_identifier, segment.timeline());
     let (proven, to) = (proven.max(from.min(to)), to.max(from));
-    Ok(Read { summary: BlockSummary { system, timeline, from, proven, to, changes }, whole: read.is_ok() })
+    let tail = reader.tail().filter(|_| read.is_ok());
+    Ok(Read { summary: BlockSummary { system, timeline, from, proven, to, changes, tail }, whole: read.is_ok() })
 }
 
 /// Reads pages until `until` is passed or the file ends; a fault ends it early.
@@ -117,12 +116,21 @@ fn read_segment(
     }
 }
 
-/// A reader that has read the end of the segment before `segment`, from the last record that begins in it; nothing
-/// where that does not lie beside it any more, or cannot be read.
-fn tail_before(segment: SegmentName, path: &Path, first_page: Timeline, size: SegmentSize) -> Option<RecordReader> {
+/// A reader that has read the end of the segment before `segment`; nothing where neither its summary nor the segment
+/// itself says what goes on behind it.
+fn before(
+    segment: SegmentName,
+    first_page: Timeline,
+    size: SegmentSize,
+    path: &Path,
+    known: KnownTail<'_>,
+) -> Option<RecordReader> {
     let number = segment.number(size)?.checked_sub(1)?;
+    let start = Lsn((number + 1) * size.bytes());
     let names = [segment.timeline(), first_page].map(|timeline| SegmentName::of_number(timeline, number, size));
-    names.into_iter().find_map(|name| read_tail(&path.with_file_name(name.to_string()), number, size))
+    let from_summary = |name: &SegmentName| RecordReader::resume(size, start, &known(*name)?);
+    let from_file = |name: &SegmentName| read_tail(&path.with_file_name(name.to_string()), number, size);
+    names.iter().find_map(from_summary).or_else(|| names.iter().find_map(from_file))
 }
 
 fn read_tail(path: &Path, number: u64, size: SegmentSize) -> Option<RecordReader> {
@@ -140,7 +148,7 @@ fn read_tail(path: &Path, number: u64, size: SegmentSize) -> Option<RecordReader
         reader.page(&page, &mut |_| {}).ok()?;
     }
     let end = wal_records::place(Lsn((number + 1) * size.bytes()), size);
-    (reader.unfinished().is_some() || reader.to() == end).then_some(reader)
+    (reader.tail().is_some() || reader.to() == end).then_some(reader)
 }
 
 /// The history of `timeline` that lies beside the segment `path`.
