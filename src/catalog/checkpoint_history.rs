@@ -8,23 +8,19 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use chrono::{DateTime, TimeDelta, Utc};
-use futures_util::stream::{self, StreamExt as _, TryStreamExt as _};
 use rand::seq::IteratorRandom as _;
 use serde::{Deserialize, Serialize};
 
 use crate::catalog::checkpoint_memory::MarkMemory;
 use crate::catalog::checkpoints::StoredCheckpoint;
 use crate::catalog::error::{CatalogError, CatalogErrorKind};
+use crate::catalog::fetch_each::fetch_each;
 use crate::catalog::log::list_all;
 use crate::catalog::names;
 use crate::catalog::repository::Repository;
 use crate::model::audit::checkpoint::{Mark, canonical};
 use crate::model::digest::Digest;
-use crate::model::failure::with_causes;
 use crate::model::key::ObjectKey;
-
-/// Checkpoints fetched at once.
-const FETCHES_AT_ONCE: usize = 16;
 
 /// Remembered checkpoints that a thorough reading fetches again.
 const SAMPLE: usize = 32;
@@ -93,7 +89,7 @@ impl Repository {
         let remembered: BTreeSet<DateTime<Utc>> = known.iter().map(|mark| mark.taken).collect();
         let new = listed.iter().filter(|taken| !remembered.contains(taken));
         let keys: Result<Vec<ObjectKey>, _> = new.map(|taken| names::checkpoint(chain, *taken)).collect();
-        let fetched = self.fetched(keys?, now).await?;
+        let fetched = fetch_each(keys?, |key| self.fetch_checkpoint(key, now)).await?;
         let changed = |stored: &&StoredCheckpoint| last.is_some_and(|last| is_another(&stored.mark(), &last));
         if let Some(changed) = fetched.iter().flatten().find(changed) {
             history.faults.push(format!("{}: it does not say what it said when it was read before", changed.key));
@@ -138,26 +134,6 @@ impl Repository {
         Ok(instants)
     }
 
-    async fn fetched(
-        &self,
-        keys: Vec<ObjectKey>,
-        now: DateTime<Utc>,
-    ) -> Result<Vec<Result<StoredCheckpoint, String>>, CatalogError> {
-        stream::iter(keys)
-            .map(|key| async move {
-                match self.fetch_checkpoint(key.clone(), now).await {
-                    Err(error) if matches!(error.kind, CatalogErrorKind::Storage(_)) && !error.is_missing() => {
-                        Err(error)
-                    }
-                    Err(error) => Ok(Err(format!("{key}: {}", with_causes(&error)))),
-                    Ok(stored) => Ok(Ok(stored)),
-                }
-            })
-            .buffered(FETCHES_AT_ONCE)
-            .try_collect()
-            .await
-    }
-
     /// Remembered checkpoints, some of them, that do not say any more what they said.
     async fn differing(&self, chain: &str, known: &[Mark], now: DateTime<Utc>) -> Result<Vec<String>, CatalogError> {
         let sample: BTreeMap<DateTime<Utc>, Digest> = known
@@ -168,7 +144,7 @@ impl Repository {
             .collect();
         let keys: Result<Vec<ObjectKey>, _> = sample.keys().map(|taken| names::checkpoint(chain, *taken)).collect();
         let mut faults = Vec::new();
-        for each in self.fetched(keys?, now).await? {
+        for each in fetch_each(keys?, |key| self.fetch_checkpoint(key, now)).await? {
             match each {
                 // One that is gone is told as such.
                 Err(fault) => faults.push(fault),

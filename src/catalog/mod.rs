@@ -10,6 +10,7 @@ pub mod checkpoints;
 pub mod entry;
 mod envelope;
 pub mod error;
+mod fetch_each;
 pub mod history;
 pub mod identity;
 pub mod inventory;

@@ -6,20 +6,16 @@
 
 use bytes::Bytes;
 use chrono::{DateTime, Utc};
-use futures_util::stream::{self, StreamExt as _, TryStreamExt as _};
 
 use crate::catalog::error::{CatalogError, CatalogErrorKind};
+use crate::catalog::fetch_each::fetch_each;
 use crate::catalog::log::list_all;
 use crate::catalog::names;
 use crate::catalog::repository::Repository;
 use crate::model::audit::seal::{FORMAT, Seal};
 use crate::model::digest::Digest;
-use crate::model::failure::with_causes;
 use crate::model::key::ObjectKey;
 use crate::storage::PutOptions;
-
-/// Seals fetched at once.
-const FETCHES_AT_ONCE: usize = 16;
 
 /// A signed seal, as it lies in a repository.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -86,19 +82,7 @@ impl Repository {
     pub async fn seals(&self, chain: &str, now: DateTime<Utc>) -> Result<Seals, CatalogError> {
         let mut keys = list_all(self.storage.as_ref(), &names::seals(chain)).await?;
         keys.retain(|key| key.as_str().ends_with(".json"));
-        let fetched: Vec<Result<StoredSeal, String>> = stream::iter(keys)
-            .map(|key| async move {
-                match self.fetch_seal(key.clone(), now).await {
-                    Err(error) if matches!(error.kind, CatalogErrorKind::Storage(_)) && !error.is_missing() => {
-                        Err(error)
-                    }
-                    Err(error) => Ok(Err(format!("{key}: {}", with_causes(&error)))),
-                    Ok(stored) => Ok(Ok(stored)),
-                }
-            })
-            .buffered(FETCHES_AT_ONCE)
-            .try_collect()
-            .await?;
+        let fetched = fetch_each(keys, |key| self.fetch_seal(key, now)).await?;
         let mut seals = Seals::default();
         for each in fetched {
             match each {

@@ -13,6 +13,7 @@ use crate::model::manifest::ParentRecord;
 use crate::model::outcome::{Finding, Outcome, RepositoryOutcome, Severity, Verdict};
 use crate::ops::Setting;
 use crate::steps::copy_artifact::{Destination, Hindrance, copy_artifact};
+use crate::steps::holdings::holdings;
 
 /// What to complete.
 #[derive(Clone, Debug)]
@@ -115,18 +116,13 @@ struct Completing<'a> {
 impl Completing<'_> {
     /// The bytes stored here, 0 when it was there already. Errors with the last source's reason.
     async fn fill(&self, sources: &[(Artifact, &Repository)]) -> Result<u64, Hindrance> {
-        let held = Inventory::read(self.repository, Unsigned::Refuse, self.setting.clock.now()).await;
-        let held = held.map_err(|error| Hindrance::Destination(error.into()))?;
-        if let Some(reason) = held.broken_log {
-            let message = format!("trust repository {}: {reason}", self.repository.name);
-            return Err(Hindrance::Destination(Failure::new(FailureKind::Integrity, message)));
-        }
-        if held.artifacts.iter().any(|artifact| artifact.manifest.id == self.options.artifact) {
+        let held = holdings(self.repository, self.setting.clock.now()).await.map_err(Hindrance::Destination)?;
+        if held.iter().any(|artifact| artifact.manifest.id == self.options.artifact) {
             return Ok(0);
         }
         let mut hindrance = None;
         for (artifact, from) in sources {
-            let destination = self.destination(artifact, &held.artifacts)?;
+            let destination = self.destination(artifact, &held)?;
             let (name, place) = (&artifact.name, self.repository.storage.place());
             self.setting.events.step(format!("copying {name} from repository {} to {place}", from.name));
             match copy_artifact(artifact, from, &destination, self.setting).await {

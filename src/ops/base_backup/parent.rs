@@ -6,14 +6,15 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use chrono::{DateTime, Utc};
 
-use crate::catalog::{Artifact, Inventory, Repository, Unsigned, chain};
+use crate::catalog::{Artifact, chain};
 use crate::model::base::BaseRecord;
-use crate::model::failure::{Failure, FailureKind};
+use crate::model::failure::Failure;
 use crate::model::id::ArtifactId;
 use crate::model::lsn::Lsn;
 use crate::model::manifest::ParentRecord;
 use crate::ops::base_backup::cluster::Cluster;
 use crate::ops::base_backup::places::Places;
+use crate::steps::holdings::holdings;
 
 /// Links in a chain, at most: every one of them is read by a restore.
 const MOST_LINKS: usize = 32;
@@ -55,17 +56,6 @@ impl Parent {
     /// How a manifest in the repository `name` refers to it.
     pub(super) fn record(&self, name: &str) -> Option<&ParentRecord> {
         self.records.get(name)
-    }
-}
-
-async fn holdings(repository: &Repository, now: DateTime<Utc>) -> Result<Vec<Artifact>, Failure> {
-    let inventory = Inventory::read(repository, Unsigned::Refuse, now).await?;
-    match inventory.broken_log {
-        None => Ok(inventory.artifacts),
-        Some(reason) => {
-            let message = format!("trust repository {}: {reason}", repository.name);
-            Err(Failure::new(FailureKind::Integrity, message))
-        }
     }
 }
 

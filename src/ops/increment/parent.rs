@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use chrono::{DateTime, Utc};
 
-use crate::catalog::{Artifact, Inventory, Repository, Unsigned, chain};
+use crate::catalog::{Artifact, Repository, chain};
 use crate::model::buckets::{KeySums, STORED_BYTES};
 use crate::model::chain::{FullNeeded, Horizon, Present, covers, horizon};
 use crate::model::failure::{Failure, FailureKind};
@@ -17,6 +17,7 @@ use crate::model::verb::Verb;
 use crate::ops::increment::roots;
 use crate::postgres::Coordinator;
 use crate::steps::artifact::{Target, require_one};
+use crate::steps::holdings::holdings;
 
 /// What an increment builds upon.
 pub(super) struct Parent {
@@ -99,17 +100,6 @@ impl Parent {
         Err(failures
             .pop()
             .unwrap_or_else(|| Failure::new(FailureKind::NothingMatches, "read the parent's sums of keys")))
-    }
-}
-
-async fn holdings(repository: &Repository, now: DateTime<Utc>) -> Result<Vec<Artifact>, Failure> {
-    let inventory = Inventory::read(repository, Unsigned::Refuse, now).await?;
-    match inventory.broken_log {
-        None => Ok(inventory.artifacts),
-        Some(reason) => {
-            let message = format!("trust repository {}: {reason}", repository.name);
-            Err(Failure::new(FailureKind::Integrity, message))
-        }
     }
 }
 
