@@ -68,7 +68,8 @@ impl App {
             }
             Verb::Increment => {
                 let doors = self.dump_doors(job, only).await?;
-                increment::run(&self.dump_options(name, job)?, &doors, setting).await
+                let log = self.log(&doors.connection).await;
+                increment::run(&self.dump_options(name, job)?, &doors, log.as_ref(), setting).await
             }
             Verb::WalSync => wal::sync::run(&self.wal_sync_doors().await?, setting).await,
             Verb::BaseBackup if job.is_built() => {

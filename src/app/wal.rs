@@ -14,6 +14,7 @@ use crate::model::lsn::SystemId;
 use crate::model::verb::Verb;
 use crate::model::wal::WalFile;
 use crate::ops::check;
+use crate::ops::increment;
 use crate::ops::wal::push::{self, Doors, Pushed};
 use crate::ops::wal::sync;
 use crate::postgres::Connection;
@@ -50,6 +51,18 @@ impl App {
         jobs.any(Job::needs_blocks).then(|| BlockStore::below(&self.loaded.config.state_dir))
     }
 
+    /// Where an increment from `connection` learns which tables the log touches; nothing where this machine does not have
+    /// the server's files.
+    pub(super) async fn log(&self, connection: &Connection) -> Option<increment::Log> {
+        let data_directory = match &self.loaded.config.postgres.data_directory {
+            Some(directory) => directory.to_path_buf(),
+            None => readable_directory(connection).await?,
+        };
+        let mut jobs = self.loaded.plan.iter().flat_map(|plan| plan.job.values());
+        let prune = !jobs.any(|job| job.enabled && job.is_incremental_base());
+        Some(increment::Log { blocks: self.block_store()?, data_directory, prune })
+    }
+
     /// What `wal-sync`, `wal list` and `wal verify` work with.
     pub async fn wal_sync_doors(&self) -> Result<sync::Doors, Failure> {
         let Doors { repositories, unopened, options, data_directory, blocks } = self.wal_doors(0, false).await?;
@@ -61,15 +74,12 @@ impl App {
         let server = self.connection(Verb::WalSync, None);
         let data_directory = match data_directory {
             Some(directory) => Some(directory),
-            None => self.data_directory_of(&server).await,
+            None => match &server {
+                Ok(server) => readable_directory(server).await,
+                Err(_) => None,
+            },
         };
         Ok(sync::Doors { repositories, unopened, options, server, data_directory, thresholds, blocks })
-    }
-
-    /// The server's data directory, where the server tells it and this machine can read it.
-    async fn data_directory_of(&self, server: &Result<Connection, Failure>) -> Option<PathBuf> {
-        let directory = server.as_ref().ok()?.data_directory().await.ok()??;
-        directory.join("PG_VERSION").exists().then_some(directory)
     }
 
     /// Whether the plan has WAL archived.
@@ -160,4 +170,9 @@ pub(super) fn system_of(place: &Path) -> Result<Option<SystemId>, Failure> {
     let read = DataDirectory::read(&directory)
         .map_err(|error| Failure::new(FailureKind::Failed, "tell which cluster recovers").because(error))?;
     Ok(Some(read.system_identifier))
+}
+/// The server's data directory, where the server tells it and this machine can read it.
+async fn readable_directory(server: &Connection) -> Option<PathBuf> {
+    let directory = server.data_directory().await.ok()??;
+    directory.join("PG_VERSION").exists().then_some(directory)
 }

@@ -308,6 +308,7 @@ fn description(artifact: &Artifact, output: &Output) -> String {
             let kind = match (&change.whole, &change.since) {
                 (Some(_), _) => "all",
                 (None, Some(_)) => "recent; not exact",
+                (None, None) if change.untouched.is_some() => "not read; the log does not touch it",
                 (None, None) => "changed",
             };
             let stored = change.stored;

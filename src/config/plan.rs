@@ -192,7 +192,12 @@ impl Job {
 
     /// Whether it needs to be known which blocks the log touches.
     pub fn needs_blocks(&self) -> bool {
-        self.enabled && self.verb == Verb::BaseBackup && self.kind == Some(BaseKind::Incremental)
+        self.enabled && (self.verb == Verb::Increment || self.is_incremental_base())
+    }
+
+    /// Whether it makes base backups of changed blocks.
+    pub fn is_incremental_base(&self) -> bool {
+        self.verb == Verb::BaseBackup && self.kind == Some(BaseKind::Incremental)
     }
 
     /// What becomes of its missed runs: each month of partitions is made up for, of other work the latest will do.

@@ -78,6 +78,11 @@ impl BlockChanges {
         self.unusable.as_deref()
     }
 
+    /// Whether the main fork of `relation` may be another one than before.
+    pub fn touches(&self, relation: RelationKey) -> bool {
+        self.relations.contains_key(&relation) || self.databases.contains(&(relation.tablespace, relation.database))
+    }
+
     /// Blocks that were changed, of all relations.
     pub fn count(&self) -> u64 {
         self.relations.values().map(|changes| changes.blocks.len()).sum()

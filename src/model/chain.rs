@@ -10,7 +10,7 @@ use std::str::FromStr;
 
 use crate::model::digest::Digest;
 use crate::model::lsn::{Lsn, Timeline};
-use crate::model::manifest::{Manifest, SourceRecord};
+use crate::model::manifest::{LogMark, Manifest, SourceRecord};
 use crate::model::table::QualifiedTable;
 
 /// More transactions than this since the parent, and ages of transaction ids say nothing any more.
@@ -163,6 +163,17 @@ pub fn horizon(parent: &Manifest, present: &Present<'_>) -> Result<Horizon, Full
     Ok(before)
 }
 
+/// Where the log begins to tell what the end of `line` (a chain, the full dump first) may not have seen; nothing where no
+/// link says so.
+///
+/// A transaction that the end had not seen may have begun, and written, long before. It had not begun when a link was
+/// made that came before every transaction then running.
+pub fn log_from<'a>(line: impl DoubleEndedIterator<Item = &'a SourceRecord>) -> Option<LogMark> {
+    let mut line = line.rev().peekable();
+    let oldest = line.peek()?.snapshot.as_deref()?.parse::<Horizon>().ok()?.xmin;
+    line.filter_map(|source| source.log).find(|mark| mark.next_xid <= oldest)
+}
+
 /// Whether the present history left the parent's timeline only after the parent was made.
 fn left_after(then: &SourceRecord, history: Option<&[(Timeline, Lsn)]>) -> bool {
     let (Some(timeline), Some(lsn), Some(history)) = (then.timeline, then.lsn, history) else { return false };
@@ -242,6 +253,27 @@ mod tests {
             );
             assert!(fits, "{name}: {needed:?}");
         }
+    }
+
+    #[test]
+    fn the_log_is_read_from_before_every_transaction_that_the_parent_had_not_seen() {
+        let link = |snapshot: &str, lsn: u64, next_xid: u64| SourceRecord {
+            snapshot: Some(snapshot.to_owned()),
+            log: Some(LogMark { lsn: Lsn(lsn), next_xid }),
+            ..parent().source
+        };
+        let from = |line: &[SourceRecord]| log_from(line.iter()).map(|mark| mark.lsn.0);
+        let (full, first) = (link("100:100:", 10, 100), link("120:120:", 20, 120));
+        assert_eq!(from(&[full.clone(), first.clone()]), Some(20), "nothing ran");
+        // 121 had begun; a snapshot lists nothing that began after the last that ended.
+        let busy = link("120:120:", 20, 122);
+        assert_eq!(from(&[full.clone(), busy.clone()]), Some(10));
+        assert_eq!(from(std::slice::from_ref(&busy)), None);
+        let prepared = link("99:130:99", 30, 131);
+        assert_eq!(from(&[full.clone(), first.clone(), prepared]), None, "it may have written before the first link");
+        let old = SourceRecord { log: None, ..link("125:125:", 0, 0) };
+        assert_eq!(from(&[full, first, old]), Some(20), "a link of an older version says nothing");
+        assert_eq!(from(&[]), None);
     }
 
     #[test]

@@ -96,6 +96,34 @@ pub struct SourceRecord {
     /// When the snapshot was taken: the instant whose state this is.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub taken: Option<DateTime<Utc>>,
+    /// From where on the log has what transactions wrote that began after it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub log: Option<LogMark>,
+}
+
+/// A position of the log and the transactions that had begun by then: all others wrote behind it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LogMark {
+    /// WAL insert position before the snapshot.
+    pub lsn: Lsn,
+    /// The first transaction id, with its epoch, that certainly had not begun at `lsn`.
+    pub next_xid: u64,
+}
+
+impl ChangeRecord {
+    /// That of a table of which nothing is known but the rows in the increment.
+    pub fn of(stored: TableSum) -> Self {
+        Self { whole: None, rows: stored.rows, stored, marked: None, since: None, untouched: None }
+    }
+}
+
+/// A stretch of the log.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LogStretch {
+    /// Where it begins.
+    pub from: Lsn,
+    /// Where it ends.
+    pub to: Lsn,
 }
 
 /// How a database sorts and classifies text.
@@ -246,6 +274,9 @@ pub struct ChangeRecord {
     /// Which rows were looked at, where that is not all of them: the increment is not exact for this table.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub since: Option<Since>,
+    /// The stretch of the log that does not touch the table, which therefore was not read: it is as the parent has it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub untouched: Option<LogStretch>,
 }
 
 /// The rows that an increment which is not exact looked at. What was deleted, and what was written with an earlier time,

@@ -1,7 +1,8 @@
-//! What must be known of a server before anything else: its version.
+//! What is asked of a server as a whole: its version, where it lies, that its log is on the disk.
 
 use std::path::PathBuf;
 
+use crate::model::lsn::Lsn;
 use crate::postgres::connection::Connection;
 use crate::postgres::error::PostgresError;
 
@@ -19,5 +20,19 @@ impl Connection {
         let session = self.connect().await?;
         let row = session.client().query_one(include_str!("../../sql/wal/data_directory.sql"), &[]).await?;
         Ok(row.get::<_, Option<String>>(0).map(PathBuf::from))
+    }
+
+    /// Returns when the server's log is on its disk up to `position`: transactions that did not wait for that are seen
+    /// before. On a primary only.
+    pub async fn flush_log(&self, position: Lsn) -> Result<(), PostgresError> {
+        let session = self.connect().await?;
+        let client = session.client();
+        let flushed = include_str!("../../sql/increment/log_is_flushed.sql");
+        if client.query_one(flushed, &[&position.to_string()]).await?.get(0) {
+            return Ok(());
+        }
+        session.batch("BEGIN READ WRITE; SET LOCAL synchronous_commit = local").await?;
+        client.query_one(include_str!("../../sql/increment/flush_log.sql"), &[]).await?;
+        session.batch("COMMIT").await
     }
 }

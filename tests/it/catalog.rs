@@ -114,6 +114,7 @@ fn source() -> SourceRecord {
         tools: Vec::new(),
         snapshot: None,
         lsn: None,
+        log: None,
         taken: None,
     }
 }

@@ -121,7 +121,8 @@ async fn rows_that_arrive_by_attach_are_copied_whole() {
     );
     let mut options = site.increment_options();
     options.tables.push("keyed".parse().unwrap());
-    let run = || async { dbagent::ops::increment::run(&options, &site.dump_doors(), &site.setting()).await.unwrap() };
+    let run =
+        || async { dbagent::ops::increment::run(&options, &site.dump_doors(), None, &site.setting()).await.unwrap() };
     run().await;
     assert_eq!(newest(&site).await.verb, Verb::Dump, "a new table needs a full");
     site.ask("CREATE TABLE keyed_1 (id int PRIMARY KEY, at date); INSERT INTO keyed_1 SELECT n, now() FROM generate_series(1, 99) n");
@@ -164,7 +165,8 @@ async fn partitions_swapped_by_rename_are_told_apart_by_oid() {
     );
     let mut options = site.increment_options();
     options.tables = vec!["parts".parse().unwrap(), "other".parse().unwrap()];
-    let run = || async { dbagent::ops::increment::run(&options, &site.dump_doors(), &site.setting()).await.unwrap() };
+    let run =
+        || async { dbagent::ops::increment::run(&options, &site.dump_doors(), None, &site.setting()).await.unwrap() };
     run().await;
     site.ask("ALTER TABLE parts_a RENAME TO x; ALTER TABLE parts_b RENAME TO parts_a; ALTER TABLE x RENAME TO parts_b");
     site.ask("UPDATE parts SET v = 'second' WHERE id % 10 = 0; DELETE FROM parts WHERE id % 10 = 1");
@@ -221,7 +223,7 @@ async fn what_need_not_be_exact_is_read_by_time_and_says_so_everywhere() {
     let exact = options.clone();
     options.changed_at = BTreeMap::from([("log".parse().unwrap(), "at".to_owned())]);
     let run = async |options: &dbagent::ops::dump::Options| {
-        dbagent::ops::increment::run(options, &site.dump_doors(), &site.setting()).await.unwrap()
+        dbagent::ops::increment::run(options, &site.dump_doors(), None, &site.setting()).await.unwrap()
     };
     run(&options).await;
     assert_eq!(newest(&site).await.verb, Verb::Dump);

@@ -21,7 +21,7 @@ async fn increment_of(site: &Site, tables: &[&str]) -> bool {
         tables: tables.iter().map(|table| table.parse().unwrap()).collect(),
         ..site.increment_options()
     };
-    increment::run(&options, &site.dump_doors(), &site.setting()).await.unwrap();
+    increment::run(&options, &site.dump_doors(), None, &site.setting()).await.unwrap();
     newest(site).await.verb == Verb::Increment
 }
 
@@ -193,7 +193,7 @@ async fn f79_an_exclusive_lock_is_waited_for_no_longer_than_allowed() {
     holder.batch("BEGIN; LOCK TABLE orders IN ACCESS EXCLUSIVE MODE").await.unwrap();
     let options = dump::Options { lock_timeout: std::time::Duration::from_millis(50), ..site.increment_options() };
     let before = site.artifacts("local").await.len();
-    let failure = increment::run(&options, &site.dump_doors(), &site.setting()).await.unwrap_err();
+    let failure = increment::run(&options, &site.dump_doors(), None, &site.setting()).await.unwrap_err();
     assert!(failure.full_message().contains("lock"), "{}", failure.full_message());
     assert_eq!(site.artifacts("local").await.len(), before, "nothing was committed");
     holder.batch("DELETE FROM orders WHERE id = 1; COMMIT").await.unwrap();
@@ -283,7 +283,7 @@ async fn f82_a_table_that_is_no_table_is_refused_and_runs_nothing() {
     let site = Site::new();
     let mut options = site.increment_options();
     options.tables = vec![dbagent::model::table::TableName { schema: None, name: "orders; DROP TABLE orders".into() }];
-    let refused = increment::run(&options, &site.dump_doors(), &site.setting()).await.unwrap_err();
+    let refused = increment::run(&options, &site.dump_doors(), None, &site.setting()).await.unwrap_err();
     assert!(refused.full_message().contains("there is no table"), "{}", refused.full_message());
     assert_eq!(site.ask("SELECT count(*) FROM orders"), "3000");
 }
@@ -325,12 +325,12 @@ async fn f84_databases_of_other_encodings_keep_their_bytes() {
         let mut doors = site.dump_doors();
         doors.connection = site.connection().with_database("enc");
         let options = dump::Options { tables: vec!["words".parse().unwrap()], ..site.increment_options() };
-        increment::run(&options, &doors, &site.setting()).await.unwrap();
+        increment::run(&options, &doors, None, &site.setting()).await.unwrap();
         sql(
             "enc",
             "DELETE FROM words WHERE n = 3; UPDATE words SET n = 0 WHERE n = 4; UPDATE words SET w = w || w WHERE n = 5",
         );
-        increment::run(&options, &doors, &site.setting()).await.unwrap();
+        increment::run(&options, &doors, None, &site.setting()).await.unwrap();
         assert_eq!(
             (newest(&site).await.verb, newest(&site).await.source.encoding.as_str()),
             (Verb::Increment, encoding)
@@ -392,7 +392,8 @@ async fn f85_keys_of_every_kind_are_those_of_the_dump() {
     );
     let mut options = site.increment_options();
     options.tables = ["keys", "other_keys"].map(|name| name.parse().unwrap()).to_vec();
-    let run = || async { dbagent::ops::increment::run(&options, &site.dump_doors(), &site.setting()).await.unwrap() };
+    let run =
+        || async { dbagent::ops::increment::run(&options, &site.dump_doors(), None, &site.setting()).await.unwrap() };
     run().await;
     site.ask("DELETE FROM keys WHERE i % 50 = 0; UPDATE keys SET x = 'new' WHERE i % 77 = 0; DELETE FROM other_keys WHERE d = '2025-02-02'");
     let outcome = run().await;
@@ -437,7 +438,7 @@ async fn f86_generated_identity_cyclic_and_triggered_tables_come_back_untouched(
     let mut doors = site.dump_doors();
     doors.connection = site.connection().with_role(Some("reader"));
     let options = dump::Options { tables: vec!["a".parse().unwrap()], ..site.increment_options() };
-    let refused = increment::run(&options, &doors, &site.setting()).await.unwrap_err();
+    let refused = increment::run(&options, &doors, None, &site.setting()).await.unwrap_err();
     assert!(refused.full_message().contains("row-level security hides rows"), "{}", refused.full_message());
 }
 
@@ -446,7 +447,7 @@ async fn f87_large_objects_are_as_of_the_full_dump_and_that_is_said() {
     let site = Site::new();
     site.ask("SELECT lo_from_bytea(4711, 'before')");
     let options = dump::Options { large_objects: true, ..site.increment_options() };
-    let run = || async { increment::run(&options, &site.dump_doors(), &site.setting()).await.unwrap() };
+    let run = || async { increment::run(&options, &site.dump_doors(), None, &site.setting()).await.unwrap() };
     run().await;
     site.ask("SELECT lo_put(4711, 0, 'after!'); DELETE FROM orders WHERE id = 1");
     let outcome = run().await;
@@ -475,7 +476,7 @@ async fn f88_a_reading_that_the_server_cancels_leaves_nothing_and_the_next_one_w
         false
     });
     let options = dump::Options { tables: vec!["many".parse().unwrap()], ..site.increment_options() };
-    let failure = increment::run(&options, &site.dump_doors(), &site.setting()).await.unwrap_err();
+    let failure = increment::run(&options, &site.dump_doors(), None, &site.setting()).await.unwrap_err();
     assert!(cancelling.await.unwrap(), "nothing was cancelled");
     assert!(failure.full_message().contains("cancel"), "{}", failure.full_message());
     assert_eq!(site.artifacts("local").await.len(), before);

@@ -52,6 +52,7 @@ mod increment;
 mod increment_chain;
 mod increment_faults;
 mod increment_history;
+mod increment_untouched;
 mod increment_workload;
 mod init;
 mod leadership;

@@ -68,6 +68,7 @@ impl Work<'_> {
             tools: Vec::new(),
             snapshot: None,
             lsn: Some(record.stop),
+            log: None,
             taken: Some(record.stopped),
         };
         let recipients = self.doors.recipients.as_ref().map(|all| all.fingerprints()).unwrap_or_default();

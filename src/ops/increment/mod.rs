@@ -9,6 +9,7 @@
 mod parent;
 mod reading;
 mod relation;
+mod untouched;
 mod writer;
 
 use std::collections::BTreeMap;
@@ -32,10 +33,13 @@ use crate::steps::full_dump;
 
 use parent::Parent;
 use reading::Reading;
+pub use untouched::Log;
+use untouched::Untouched;
 use writer::{Relations, Writer};
 
-/// Makes one increment, or a full dump where there is nothing that an increment could build upon.
-pub async fn run(options: &Options, doors: &Doors, setting: &Setting) -> Result<Outcome, Failure> {
+/// Makes one increment, or a full dump where there is nothing that an increment could build upon. With `log`, tables are
+/// not read that it proves untouched.
+pub async fn run(options: &Options, doors: &Doors, log: Option<&Log>, setting: &Setting) -> Result<Outcome, Failure> {
     let started = setting.clock.now();
     doors.require_a_repository()?;
     setting.events.step("taking the snapshot");
@@ -51,12 +55,22 @@ pub async fn run(options: &Options, doors: &Doors, setting: &Setting) -> Result<
             let name = |at| ArtifactName::in_own_folder(&options.folder, &options.name_prefix, at);
             let naming = doors.free_name(started, name);
             let name = setting.unless_stopped("find a name for the increment", naming).await?;
-            let work =
-                Work { options, doors, setting, coordinator: &coordinator, name, parent: Arc::new(parent), started };
+            let untouched = match log {
+                Some(log) => {
+                    let finding = Untouched::find(log, &doors.connection, &coordinator, &parent, setting);
+                    setting.unless_stopped("find what the log touches", finding).await?
+                }
+                None => Untouched::default(),
+            };
+            let (parent, untouched) = (Arc::new(parent), Arc::new(untouched));
+            let work = Work { options, doors, setting, coordinator: &coordinator, name, parent, untouched, started };
             let outcome = match work.make(targets).await {
                 Ok(outcome) => outcome,
                 Err(failure) => return Err(artifact::advise(failure, &coordinator).await),
             };
+            if let (Some(log), Some(root)) = (log, work.parent.root()) {
+                untouched::prune(log, root);
+            }
             artifact::release(coordinator).await;
             Ok(outcome)
         }
@@ -86,6 +100,7 @@ struct Work<'a> {
     coordinator: &'a Coordinator,
     name: ArtifactName,
     parent: Arc<Parent>,
+    untouched: Arc<Untouched>,
     started: DateTime<Utc>,
 }
 
@@ -150,6 +165,7 @@ impl Work<'_> {
             connection: &self.doors.connection,
             coordinator: self.coordinator,
             parent: &self.parent,
+            untouched: &self.untouched,
             setting: self.setting,
             changed_at: &self.options.changed_at,
             sessions: self.options.threads.get(),

@@ -9,10 +9,11 @@ use chrono::{DateTime, Utc};
 
 use crate::catalog::{Artifact, Repository, chain};
 use crate::model::buckets::{KeySums, STORED_BYTES};
-use crate::model::chain::{FullNeeded, Horizon, Present, covers, horizon};
+use crate::model::chain::{FullNeeded, Horizon, Present, covers, horizon, log_from};
 use crate::model::failure::{Failure, FailureKind};
 use crate::model::id::ArtifactId;
-use crate::model::manifest::{KeyRecord, ObjectRole, ParentRecord, TableRecord};
+use crate::model::lsn::Lsn;
+use crate::model::manifest::{KeyRecord, LogMark, ObjectRole, ParentRecord, SourceRecord, TableRecord};
 use crate::model::verb::Verb;
 use crate::ops::increment::roots;
 use crate::postgres::Coordinator;
@@ -25,6 +26,10 @@ pub(super) struct Parent {
     copies: Vec<(Repository, Artifact)>,
     by_oid: BTreeMap<u32, TableRecord>,
     as_of: DateTime<Utc>,
+    /// From where on the log tells what it may not have seen.
+    log_from: Option<LogMark>,
+    /// The log's position before the chain's full dump.
+    root: Option<Lsn>,
     /// What it had seen.
     pub(super) horizon: Horizon,
 }
@@ -52,7 +57,7 @@ impl Parent {
             }
         }
         require_one(targets)?;
-        let copies = newest_of_all(held, &present);
+        let (copies, line) = newest_of_all(held, &present);
         let Some((_, first)) = copies.first() else { return Ok(Err(FullNeeded::NoParent)) };
         if first.manifest.tables.iter().all(|record| record.fingerprint.is_none()) {
             return Ok(Err(FullNeeded::NoSums));
@@ -63,7 +68,8 @@ impl Parent {
         };
         let by_oid = first.manifest.tables.iter().map(|record| (record.oid, record.clone())).collect();
         let as_of = first.manifest.as_of();
-        Ok(Ok(Self { copies, by_oid, as_of, horizon }))
+        let root = line.first().and_then(|source| source.log).map(|mark| mark.lsn);
+        Ok(Ok(Self { copies, by_oid, as_of, log_from: log_from(line.iter()), root, horizon }))
     }
 
     /// Its name, for people.
@@ -74,6 +80,16 @@ impl Parent {
     /// The instant whose state it is.
     pub(super) fn as_of(&self) -> DateTime<Utc> {
         self.as_of
+    }
+
+    /// From where on the log tells what it may not have seen, where its chain says so.
+    pub(super) fn log_from(&self) -> Option<LogMark> {
+        self.log_from
+    }
+
+    /// Where the log stood before the full dump that its chain begins with.
+    pub(super) fn root(&self) -> Option<Lsn> {
+        self.root
     }
 
     /// What it recorded of the relation.
@@ -103,24 +119,30 @@ impl Parent {
     }
 }
 
-/// The copies of the newest artifact that is a good parent in each of `held`.
-fn newest_of_all(held: Vec<(Repository, Vec<Artifact>)>, present: &Present<'_>) -> Vec<(Repository, Artifact)> {
+/// The copies of the newest artifact that is a good parent in each of `held`, and what its chain was taken from.
+fn newest_of_all(
+    held: Vec<(Repository, Vec<Artifact>)>,
+    present: &Present<'_>,
+) -> (Vec<(Repository, Artifact)>, Vec<SourceRecord>) {
     let good = |artifacts: &[Artifact]| -> BTreeSet<ArtifactId> {
         artifacts.iter().filter(|each| is_parent(each, artifacts, present)).map(|each| each.manifest.id).collect()
     };
     let common = held.iter().map(|(_, artifacts)| good(artifacts)).reduce(|one, other| &one & &other);
-    let Some(common) = common else { return Vec::new() };
+    let Some(common) = common else { return (Vec::new(), Vec::new()) };
     let newest = held
         .iter()
         .flat_map(|(_, artifacts)| artifacts)
         .filter(|artifact| common.contains(&artifact.manifest.id))
         .max_by_key(|artifact| (artifact.manifest.as_of(), artifact.manifest.id))
         .map(|artifact| artifact.manifest.id);
+    let is_newest = |artifact: &&Artifact| Some(artifact.manifest.id) == newest;
+    let line = held.iter().find_map(|(_, artifacts)| chain::line(artifacts.iter().find(is_newest)?, artifacts).ok());
+    let line = line.unwrap_or_default().into_iter().map(|link| link.manifest.source.clone()).collect();
     let copy = |(repository, artifacts): (Repository, Vec<Artifact>)| {
         let artifact = artifacts.into_iter().find(|artifact| Some(artifact.manifest.id) == newest)?;
         Some((repository, artifact))
     };
-    held.into_iter().filter_map(copy).collect()
+    (held.into_iter().filter_map(copy).collect(), line)
 }
 
 /// Whether `artifact` is a dump or increment of the present tables, verified, on a whole and verified chain.

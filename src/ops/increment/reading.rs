@@ -13,6 +13,7 @@ use crate::model::table::TableName;
 use crate::ops::Setting;
 use crate::ops::increment::parent::Parent;
 use crate::ops::increment::relation::{Found, RelationReading};
+use crate::ops::increment::untouched::Untouched;
 use crate::ops::increment::writer::{Relations, Writer};
 use crate::postgres::changes::SnapshotReader;
 use crate::postgres::{Connection, Coordinator, CoveredTable};
@@ -25,6 +26,8 @@ pub(super) struct Reading<'a> {
     pub(super) connection: &'a Connection,
     pub(super) coordinator: &'a Coordinator,
     pub(super) parent: &'a Arc<Parent>,
+    /// What need not be read.
+    pub(super) untouched: &'a Arc<Untouched>,
     pub(super) setting: &'a Setting,
     /// Tables that need not be exact, with the column that says when a row changed.
     pub(super) changed_at: &'a BTreeMap<TableName, String>,
@@ -56,7 +59,8 @@ impl Reading<'_> {
         for _ in 0..sessions {
             let reader = SnapshotReader::begin(self.connection, self.coordinator, Some(self.parent.horizon)).await?;
             let (writer, rows) = (writer.clone(), rows.clone());
-            let lane = Lane { reader, parent: self.parent.clone(), changed_at: changed_at.clone(), writer, rows };
+            let (parent, untouched) = (self.parent.clone(), self.untouched.clone());
+            let lane = Lane { reader, parent, untouched, changed_at: changed_at.clone(), writer, rows };
             lanes.spawn(lane.run(queue.clone()));
         }
         let mut relations = Relations::new();
@@ -115,6 +119,7 @@ impl Reading<'_> {
 struct Lane {
     reader: SnapshotReader,
     parent: Arc<Parent>,
+    untouched: Arc<Untouched>,
     changed_at: Arc<BTreeMap<u32, String>>,
     writer: Writer,
     rows: Arc<AtomicU64>,
@@ -127,9 +132,10 @@ impl Lane {
         loop {
             let next = queue.lock().unwrap_or_else(PoisonError::into_inner).pop();
             let Some(covered) = next else { break };
-            let Self { reader, parent, changed_at, writer, rows } = &self;
+            let Self { reader, parent, untouched, changed_at, writer, rows } = &self;
+            let untouched = untouched.proof(covered.oid);
             let changed_at = changed_at.get(&covered.oid).map(String::as_str);
-            let relation = RelationReading { covered: &covered, parent, reader, changed_at, writer, rows };
+            let relation = RelationReading { covered: &covered, parent, reader, changed_at, writer, untouched, rows };
             found.push((covered.oid, relation.run().await?));
         }
         self.reader.end().await?;

@@ -8,7 +8,7 @@ use crate::model::buckets::{KeySums, Marked, bucket_counts};
 use crate::model::copy_text::{key_of, row_of_record};
 use crate::model::digest::{Digest, TableSum};
 use crate::model::failure::{Failure, FailureKind};
-use crate::model::manifest::{ChangeRecord, KeyRecord, Since, TableRecord, Whole};
+use crate::model::manifest::{ChangeRecord, KeyRecord, LogStretch, Since, TableRecord, Whole};
 use crate::ops::increment::parent::Parent;
 use crate::ops::increment::writer::Writer;
 use crate::pipeline::tar::Content;
@@ -59,6 +59,8 @@ pub(super) struct RelationReading<'a> {
     pub(super) writer: &'a Writer,
     /// The column that says when a row changed, where the job need not be exact.
     pub(super) changed_at: Option<&'a str>,
+    /// The stretch of the log that proves that nobody wrote to it.
+    pub(super) untouched: Option<LogStretch>,
     /// Rows read so far, over all relations.
     pub(super) rows: &'a AtomicU64,
 }
@@ -67,6 +69,9 @@ impl RelationReading<'_> {
     /// Reads the relation and sends what has to be kept.
     pub(super) async fn run(&self) -> Result<Found, Failure> {
         let recorded = self.parent.record(self.covered.oid);
+        if let Some(found) = self.keyless_untouched(recorded) {
+            return Ok(found);
+        }
         let (known, whole) = match recorded {
             _ if self.covered.key.is_empty() => (None, Whole::NoKey),
             None => (None, Whole::NewRelation),
@@ -77,7 +82,25 @@ impl RelationReading<'_> {
         }
         let Some(key) = known else { return self.whole(whole).await };
         let parent = self.parent.sums(key).await?;
-        self.changes(&parent).await
+        match self.untouched {
+            Some(stretch) => Ok(self.unread(stretch, parent)),
+            None => self.changes(&parent).await,
+        }
+    }
+
+    /// The relation as its parent has it, when it has no key and the log proves that nobody wrote to it.
+    fn keyless_untouched(&self, recorded: Option<&TableRecord>) -> Option<Found> {
+        let record = recorded.filter(|record| record.key.is_none() && self.same_columns(record))?;
+        let (rows, stretch) = (record.content?.rows, self.untouched?);
+        let change = ChangeRecord { rows, untouched: Some(stretch), ..ChangeRecord::of(TableSum::default()) };
+        self.covered.key.is_empty().then_some(Found { change, keys: None })
+    }
+
+    /// The relation as its parent has it.
+    fn unread(&self, stretch: LogStretch, parent: KeySums) -> Found {
+        let rows = parent.keys();
+        let change = ChangeRecord { rows, untouched: Some(stretch), ..ChangeRecord::of(TableSum::default()) };
+        Found { change, keys: Some((self.covered.key.clone(), parent)) }
     }
 
     /// The parent's key, if rows and keys still have the form that it recorded.
@@ -105,7 +128,7 @@ impl RelationReading<'_> {
         }
         member.flush().await?;
         let since = Some(Since { column: column.to_owned(), from, key: key.clone() });
-        Ok(Found { change: ChangeRecord { whole: None, rows: stored.rows, stored, marked: None, since }, keys: None })
+        Ok(Found { change: ChangeRecord { since, ..ChangeRecord::of(stored) }, keys: None })
     }
 
     async fn changes(&self, parent: &KeySums) -> Result<Found, Failure> {
@@ -142,7 +165,7 @@ impl RelationReading<'_> {
         }
         let rows = unchanged.keys() + changed.keys();
         unchanged.merge(&changed);
-        let change = ChangeRecord { whole: None, rows, stored, marked, since: None };
+        let change = ChangeRecord { rows, marked, ..ChangeRecord::of(stored) };
         Ok(Found { change, keys: Some((key.clone(), unchanged)) })
     }
 
@@ -184,7 +207,7 @@ impl RelationReading<'_> {
             member.flush_if_full().await?;
         }
         member.flush().await?;
-        let change = ChangeRecord { whole: Some(why), rows: stored.rows, stored, marked: None, since: None };
+        let change = ChangeRecord { whole: Some(why), ..ChangeRecord::of(stored) };
         Ok(Found { change, keys: sums.map(|sums| (key.clone(), sums)) })
     }
 

@@ -2,8 +2,9 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use tokio_postgres::Client;
+use tokio_postgres::{Client, Row};
 
+use crate::model::blocks::RelationKey;
 use crate::model::digest::{Digest, Hasher};
 use crate::model::key_text::KeyType;
 use crate::model::lsn::{Lsn, SystemId, Timeline};
@@ -46,6 +47,7 @@ pub(super) async fn source(client: &Client) -> Result<(SourceRecord, bool), Post
         snapshot: None,
         lsn: None,
         taken: None,
+        log: None,
     };
     let readable = client.query_one(include_str!("../../../sql/dump/position_is_readable.sql"), &[]).await?;
     if readable.get(0) {
@@ -63,6 +65,16 @@ pub(super) async fn source(client: &Client) -> Result<(SourceRecord, bool), Post
         source.timeline = u32::try_from(row.get::<_, i32>(0)).ok().map(Timeline);
     }
     Ok((source, on_standby))
+}
+
+/// Where the log stands; nothing on a standby and where this role may not ask.
+pub(super) async fn log_position(client: &Client) -> Result<Option<Lsn>, PostgresError> {
+    let readable = client.query_one(include_str!("../../../sql/dump/log_position_is_readable.sql"), &[]).await?;
+    if !readable.get::<_, bool>(0) {
+        return Ok(None);
+    }
+    let row = client.query_one(include_str!("../../../sql/dump/log_position.sql"), &[]).await?;
+    Ok(row.get::<_, Option<String>>(0).and_then(|lsn| lsn.parse().ok()))
 }
 
 /// Errors with the first name that pg_dump would write in another encoding than ours. Rows are dumped in the server's
@@ -127,6 +139,7 @@ pub(super) async fn tables(
             key_types: key_types.into_iter().map(KeyType::of).collect(),
             own_bytes,
             relfilenode: row.get(1),
+            storage: storage(is_partitioned, row),
             fingerprint: None,
             is_partitioned,
             partition_of: parent.0.zip(parent.1).map(|(schema, name)| QualifiedTable { schema, name }),
@@ -138,6 +151,13 @@ pub(super) async fn tables(
         });
     }
     Ok(tables)
+}
+
+/// The storage that the row of `table_facts.sql` names, where there is some and the log has every change of it.
+fn storage(is_partitioned: bool, row: &Row) -> Option<RelationKey> {
+    let (tablespace, database): (Option<u32>, u32) = (row.get(10), row.get(11));
+    let key = |tablespace| RelationKey { tablespace, database, number: row.get(1) };
+    tablespace.filter(|_| !is_partitioned).map(key)
 }
 
 fn faults_of(table: &QualifiedTable, readable: bool, rls_active: bool, role: &str) -> Vec<Fault> {

@@ -14,10 +14,11 @@ use chrono::{DateTime, Utc};
 use rand::Rng as _;
 
 use crate::host::Clock;
+use crate::model::blocks::RelationKey;
 use crate::model::digest::Digest;
 use crate::model::key_text::KeyType;
 use crate::model::lsn::{Lsn, Timeline};
-use crate::model::manifest::{SequenceRecord, SourceRecord, TableRecord};
+use crate::model::manifest::{LogMark, SequenceRecord, SourceRecord, TableRecord};
 use crate::model::table::{QualifiedTable, TableName};
 use crate::postgres::connection::{Connection, Session};
 use crate::postgres::error::{PostgresError, PostgresErrorKind};
@@ -66,6 +67,8 @@ pub struct CoveredTable {
     pub own_bytes: u64,
     /// Number of its storage file.
     pub relfilenode: u32,
+    /// Its storage, where the log has every change of it.
+    pub storage: Option<RelationKey>,
     /// Digest over its columns, types and keys; absent for a partition.
     pub fingerprint: Option<Digest>,
 }
@@ -134,6 +137,7 @@ impl Coordinator {
         let before = Expansion::read(client, &scope.tables).await?;
         before.require_all_found(&scope.tables)?;
         facts::require_readable(client, &before.tables).await?;
+        let position = facts::log_position(client).await?;
         let begin = format!(
             "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; SET LOCAL lock_timeout = {}; \
              SET LOCAL idle_in_transaction_session_timeout = 0; SET LOCAL statement_timeout = 0",
@@ -146,8 +150,10 @@ impl Coordinator {
         }
         let row = client.query_one(include_str!("../../../sql/dump/export_snapshot.sql"), &[]).await?;
         let taken = clock.now();
+        let next_xid = u64::try_from(row.get::<_, i64>(2)).ok();
+        let log = position.zip(next_xid).map(|(lsn, next_xid)| LogMark { lsn, next_xid });
         let after = Expansion::read(client, &scope.tables).await?;
-        Ok((before == after).then(|| Snapshot { id: row.get(0), text: row.get(1), taken, covered: after.tables }))
+        Ok((before == after).then(|| Snapshot { id: row.get(0), text: row.get(1), taken, log, covered: after.tables }))
     }
 
     async fn look_around(session: Session, scope: &DumpScope, snapshot: Snapshot) -> Result<Self, PostgresError> {
@@ -155,6 +161,7 @@ impl Coordinator {
         let (mut source, on_standby) = facts::source(client).await?;
         source.snapshot = Some(snapshot.text);
         source.taken = Some(snapshot.taken);
+        source.log = snapshot.log;
         let mut tables = facts::tables(client, snapshot.covered, &source).await?;
         facts::require_plain_names(&source, &tables)?;
         let mut faults = Vec::new();
@@ -272,5 +279,6 @@ struct Snapshot {
     id: String,
     text: String,
     taken: DateTime<Utc>,
+    log: Option<LogMark>,
     covered: Vec<Covered>,
 }

@@ -17,6 +17,7 @@ use dbagent::pipeline::deflate::Level;
 use dbagent::pipeline::openpgp::{DecryptionKeys, KeyPair, Recipients};
 use dbagent::pipeline::openpgp::{Profile, generate_encryption_pair, generate_signing_key};
 use dbagent::postgres::{ClientTools, Connection};
+use dbagent::steps::blocks::BlockStore;
 use dbagent::steps::scratch::{ScratchOptions, ScratchServer};
 use dbagent::storage::{DirectoryStorage, Storage};
 use tempfile::TempDir;
@@ -165,8 +166,16 @@ impl Site {
         }
     }
 
+    /// An increment of these tables that asks the server's log which of them were touched.
     pub async fn increment(&self) -> Result<Outcome, Failure> {
-        increment::run(&self.increment_options(), &self.dump_doors(), &self.setting()).await
+        let log = Some(self.log());
+        increment::run(&self.increment_options(), &self.dump_doors(), log.as_ref(), &self.setting()).await
+    }
+
+    /// Where it is known which blocks this server's log touches.
+    pub fn log(&self) -> increment::Log {
+        let blocks = BlockStore::below(&self.root().join("state"));
+        increment::Log { blocks, data_directory: self.server.data_directory(), prune: true }
     }
 
     pub fn restore_doors(&self) -> restore::Doors {
