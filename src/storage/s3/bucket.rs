@@ -11,7 +11,7 @@ use aws_sdk_s3::config::http::HttpResponse;
 use aws_sdk_s3::error::{ProvideErrorMetadata, SdkError};
 use aws_sdk_s3::primitives::{ByteStream, DateTime as S3DateTime};
 use aws_sdk_s3::types::{
-    ObjectLockMode, ObjectLockRetention, ObjectLockRetentionMode, ServerSideEncryption, StorageClass,
+    ChecksumAlgorithm, ObjectLockMode, ObjectLockRetention, ObjectLockRetentionMode, ServerSideEncryption, StorageClass,
 };
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
@@ -156,6 +156,8 @@ impl Bucket {
                 .bucket(&self.settings.bucket)
                 .key(self.key(key.as_str()))
                 .set_if_none_match(self.settings.conditional_put.then(|| "*".to_owned()))
+                // Named as well as sent: a store that locks takes no body without (API reference, PutObject).
+                .checksum_algorithm(ChecksumAlgorithm::Sha256)
                 .checksum_sha256(&sum)
                 .set_metadata(options.nonce.clone().map(|nonce| [(NONCE.to_owned(), nonce)].into()))
                 .set_storage_class(wishes.class)
