@@ -162,13 +162,19 @@ impl App {
         audit_witness::run(&repositories, &audit_witness::Options { silence, memory }, setting).await
     }
 
+    /// What every signed statement about the chain says, and for how long it is locked: as `job` has it, and what is signed
+    /// by another verb or by hand as the plan's job for checkpoints.
     pub(in crate::app) fn checkpoint_terms(&self, job: Option<&Job>) -> Result<Terms, Failure> {
         let config = &self.loaded.config;
         let shown = serde_json::to_vec(config)
             .map_err(|error| Failure::new(FailureKind::Failed, "digest the configuration").because(error))?;
-        let locked = job.filter(|job| job.object_lock == Some(true));
-        let age = |job: &Job| config.repository.keys().find_map(|name| job.keep_in(name)?.age);
-        let locked_until = locked.and_then(age).map(|age| age.after(self.clock.now()));
+        let jobs = || self.loaded.plan.iter().flat_map(|plan| plan.job.values());
+        let job = job.or_else(|| jobs().find(|job| job.verb == Verb::AuditCheckpoint));
+        // No longer than the store that keeps them for the shortest time, or `expire` could not do what it is told to.
+        let locking = config.repository.iter().filter(|(_, repository)| repository.object_lock.is_some());
+        let ages =
+            |job: &Job| locking.filter_map(|(name, _)| Some(job.keep_in(name)?.age?.after(self.clock.now()))).min();
+        let locked_until = job.filter(|job| job.object_lock == Some(true)).and_then(ages);
         Ok(Terms { cluster: config.cluster.clone(), configuration: Digest::of(&shown), locked_until })
     }
 

@@ -321,14 +321,7 @@ impl Follow {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn digest(number: i64) -> Digest {
-        Digest::of(&number.to_le_bytes())
-    }
-
-    fn stretch(first: i64, last: i64) -> Stretch {
-        Stretch { first, last, after: (first > 1).then(|| digest(first - 1)), tail: digest(last) }
-    }
+    use crate::model::audit::counted::{digest, stretch};
 
     fn followed(order: &[i64], stretches: &[Stretch]) -> Option<Vec<i64>> {
         let mut follow = Follow::new(stretches);

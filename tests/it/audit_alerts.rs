@@ -13,7 +13,8 @@ use serde_json::Value;
 use tokio::sync::mpsc;
 use tokio_postgres::{AsyncMessage, NoTls};
 
-use crate::audit_stage::{Chained, KEY, Watched, history};
+use crate::audit_stage::{self, Chained, KEY, Watched, history};
+use crate::bc003_server;
 use crate::cli::Desk;
 
 /// A connection that listens as the consumers of alerts do.
@@ -207,16 +208,10 @@ fn a_payload_names_every_kind_in_words() {
 }
 
 /// A desk whose database has a chained audit log.
-pub fn desk() -> Desk {
-    let desk = Desk::new();
-    let runtime = tokio::runtime::Runtime::new().unwrap();
-    runtime.block_on(async {
-        let session = desk.site.connection().connect().await.unwrap();
-        dbagent::steps::bc003::install(session.client()).await.unwrap();
-        dbagent::steps::bc003::install_roles(session.client()).await.unwrap();
-    });
+fn desk() -> Desk {
+    let desk = bc003_server::desk(None);
     desk.json(0, &["audit", "install", "--yes"]);
-    desk.site.ask(&crate::audit_stage::insert(20));
+    desk.site.ask(&audit_stage::insert(20));
     desk
 }
 
@@ -315,7 +310,7 @@ fn g10_long_five_hundred_alerts_are_all_heard() {
         desk.json(0, &["alert", "ack", "--all", "--by", "test"]);
     }
     took.sort_unstable();
-    crate::audit_stage::figure(&format!(
+    audit_stage::figure(&format!(
         "{RUNS} alerts, {fired:?} faults fired, all heard; median {:?}, longest {:?}",
         took[RUNS / 2],
         took[RUNS - 1]
@@ -338,14 +333,11 @@ fn f106b_a_restored_log_keeps_its_hashes_and_goes_on_as_the_same_chain() {
     let ask = |query: &str| desk.site.server.sql_in("copy", query).unwrap();
     let hashes = "SELECT md5(string_agg(hash, ',' ORDER BY recorded_at, id)) FROM audit_logs";
     assert_eq!(ask(hashes), desk.site.ask(hashes), "loaded as they were");
-    assert!(
-        desk.site.server.sql_in("copy", &crate::audit_stage::insert(1)).is_err(),
-        "without a head nothing is added"
-    );
+    assert!(desk.site.server.sql_in("copy", &audit_stage::insert(1)).is_err(), "without a head nothing is added");
     let rebuilt = desk.json(0, &["audit", "rebuild", "--database", "copy", "--yes"]);
     assert_eq!(rebuilt["rows"], 20);
-    ask(&crate::audit_stage::insert(3));
-    assert_eq!(ask(&format!("SELECT ({})", crate::audit_stage::INTEGRITY)), "whole");
+    ask(&audit_stage::insert(3));
+    assert_eq!(ask(&format!("SELECT ({})", audit_stage::INTEGRITY)), "whole");
     desk.json(0, &["audit", "verify", "--database", "copy"]);
     desk.json(15, &["audit", "rebuild", "--database", "copy", "--yes"]);
 }

@@ -9,7 +9,7 @@ use rand::rngs::StdRng;
 use rand::{Rng as _, SeedableRng as _};
 
 use crate::audit_attacks::{Arena, ROWS};
-use crate::audit_stage::{Chained, Watched, history, insert, options, setting};
+use crate::audit_stage::{Chained, Watched, history, insert, options, rewrite, setting};
 
 fn files(watched: &Watched, ending: &str) -> Vec<std::path::PathBuf> {
     let days = std::fs::read_dir(watched.files.path().join("repository/checkpoints/audit_logs")).unwrap();
@@ -69,22 +69,6 @@ async fn a_checkpoint_that_was_touched_removed_or_renamed_is_noticed() {
     std::fs::write(&all[1], std::fs::read(&all[0]).unwrap()).unwrap();
     std::fs::write(signature(&all[1]), std::fs::read(signature(&all[0])).unwrap()).unwrap();
     missing("another one under its name").await;
-}
-
-/// Hashes everything from place `from` on again, side tables too.
-fn rewrite(from: u32) -> String {
-    format!(
-        "ALTER TABLE audit.chain_head DISABLE TRIGGER chain_head_close;
-         DO $$ DECLARE p record; before text := (SELECT hash FROM audit.chain_seq WHERE seq = {from} - 1); BEGIN
-         FOR p IN SELECT * FROM audit.chain_seq WHERE seq >= {from} ORDER BY seq LOOP
-             UPDATE audit_logs SET previous_hash = before, hash = audit.row_hash(id, user_id, session_id, action, resource, resource_id,
-                 details, ip_address, user_agent, success, error_code, error_message, recorded_at, before)
-             WHERE id = p.id AND recorded_at = p.recorded_at RETURNING hash INTO before;
-             UPDATE audit.chain_seq SET hash = before WHERE seq = p.seq;
-         END LOOP;
-         UPDATE audit.chain_head SET hash = before; END $$;
-         ALTER TABLE audit.chain_head ENABLE ALWAYS TRIGGER chain_head_close"
-    )
 }
 
 fn cut(at: u32) -> String {

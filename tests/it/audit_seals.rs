@@ -5,73 +5,16 @@ use std::path::PathBuf;
 
 use serde_json::Value;
 
-use crate::audit_stage::insert;
+use crate::audit_stage::{self, insert, month, rewrite};
 use crate::cli::Desk;
 
 const PLAN: &str = "description = 'the log'\n[job.partitions]\nverb = 'partition'\n[job.checkpoint]\nverb = 'audit-checkpoint'\n\
     [job.log]\nverb = 'dump'\nschedule = '0 4 * * 0'\ntables = ['audit_logs']\n\
     [partition.audit_logs]\nkey = 'recorded_at'\nretention = '2 months'\nseal = true\n";
 
-/// Chained rows of `back` months before this one, 40 in each, as years of the trigger's work would have left them: around
-/// midnight of each first, a row of the old month comes after the first of the new one.
-fn months(back: u32) -> String {
-    format!(
-        "SET timezone = 'UTC'; ALTER TABLE audit_logs DISABLE TRIGGER zz_audit_chain;
-         DO $$
-         DECLARE
-             head audit.chain_head;
-             entry audit_logs;
-             month timestamp;
-             n int := 0;
-         BEGIN
-             SELECT * INTO head FROM audit.chain_head;
-             FOR back IN REVERSE {back}..1 LOOP
-                 month := date_trunc('month', timezone('UTC', now())) - make_interval(months => back);
-                 EXECUTE format('CREATE TABLE IF NOT EXISTS public.audit_logs_%s PARTITION OF public.audit_logs FOR VALUES FROM (%L) TO (%L)',
-                     to_char(month, 'YYYY_MM'), month, month + interval '1 month');
-                 FOR k IN 1..40 LOOP
-                     n := n + 1;
-                     entry := NULL;
-                     entry.id := md5('row ' || n)::uuid;
-                     entry.action := 'invoice.view';
-                     entry.resource := E'tab\\t, newline\\n, back\\\\slash, ' || chr(252);
-                     entry.details := jsonb_build_object('n', n, 'amount', n * 1.10);
-                     entry.success := n % 5 > 0;
-                     -- The second row of a month is the last of the month before.
-                     entry.recorded_at := CASE WHEN k = 2 AND back < {back} THEN month - interval '1 second'
-                                               ELSE month + k * interval '1 hour' END;
-                     entry.previous_hash := head.hash;
-                     entry.hash := audit.row_hash(entry.id, entry.user_id, entry.session_id, entry.action, entry.resource,
-                         entry.resource_id, entry.details, entry.ip_address, entry.user_agent, entry.success, entry.error_code,
-                         entry.error_message, entry.recorded_at, entry.previous_hash);
-                     head.seq := head.seq + 1;
-                     head.hash := entry.hash;
-                     INSERT INTO audit_logs SELECT entry.*;
-                     INSERT INTO audit.chain_seq VALUES (head.seq, entry.id, entry.recorded_at, entry.hash);
-                 END LOOP;
-             END LOOP;
-             UPDATE audit.chain_head SET seq = head.seq, hash = head.hash;
-         END $$;
-         ALTER TABLE audit_logs ENABLE ALWAYS TRIGGER zz_audit_chain;"
-    )
-}
-
-/// A desk whose log has rows of `back` months and the present one; two months are kept.
+/// Two months are kept.
 fn desk(back: u32) -> Desk {
-    let desk = Desk::new();
-    std::fs::write(desk.site.root().join("plan.toml"), PLAN).unwrap();
-    desk.configure("[postgres.roles]\npartition = 'dbagent_part'\naudit-verify = 'dbagent_verify'\naudit-checkpoint = 'dbagent_verify'\n");
-    let runtime = tokio::runtime::Runtime::new().unwrap();
-    runtime.block_on(async {
-        let session = desk.site.connection().connect().await.unwrap();
-        dbagent::steps::bc003::install(session.client()).await.unwrap();
-        dbagent::steps::bc003::install_roles(session.client()).await.unwrap();
-    });
-    desk.json(0, &["audit", "install", "--yes"]);
-    desk.site.ask(&months(back));
-    desk.site.ask(&insert(10));
-    desk.json(0, &["init", "--install-sql", "--yes"]);
-    desk
+    audit_stage::desk(back, PLAN)
 }
 
 fn files(desk: &Desk, ending: &str) -> Vec<PathBuf> {
@@ -81,13 +24,6 @@ fn files(desk: &Desk, ending: &str) -> Vec<PathBuf> {
     found.retain(|path| path.to_string_lossy().ends_with(ending));
     found.sort();
     found
-}
-
-/// Name of the month so many months ago.
-fn month(desk: &Desk, back: u32) -> String {
-    desk.site.ask(&format!(
-        "SELECT to_char(timezone('UTC', now()) - interval '{back} months', '\"audit_logs_\"YYYY\"_\"MM')"
-    ))
 }
 
 fn codes(outcome: &Value) -> Vec<&str> {
@@ -231,22 +167,70 @@ fn a_month_is_sealed_by_hand_before_its_time_and_only_once_it_is_over() {
     desk.json(0, &["audit", "seal", "--plan"]);
     desk.json(0, &["audit", "verify"]);
     // What is sealed and there must stay what was sealed: also for who rewrites the whole chain.
-    desk.site.ask(
-        "SET session_replication_role = replica; UPDATE audit_logs SET user_agent = 'x';
-         DO $$ DECLARE p record; before text; BEGIN
-         FOR p IN SELECT * FROM audit.chain_seq ORDER BY seq LOOP
-             UPDATE audit_logs SET previous_hash = before, hash = audit.row_hash(id, user_id, session_id, action, resource, resource_id,
-                 details, ip_address, user_agent, success, error_code, error_message, recorded_at, before)
-             WHERE id = p.id AND recorded_at = p.recorded_at RETURNING hash INTO before;
-             UPDATE audit.chain_seq SET hash = before WHERE seq = p.seq;
-         END LOOP; ALTER TABLE audit.chain_head DISABLE TRIGGER chain_head_close;
-         UPDATE audit.chain_head SET hash = before; ALTER TABLE audit.chain_head ENABLE ALWAYS TRIGGER chain_head_close; END $$",
-    );
+    let hidden = format!("UPDATE audit_logs SET user_agent = 'x'; {}", rewrite(1));
+    desk.site.ask(&format!("SET session_replication_role = replica; {hidden}"));
     for checkpoint in std::fs::read_dir(desk.site.root().join("local/checkpoints/audit_logs")).unwrap() {
         std::fs::remove_dir_all(checkpoint.unwrap().path()).unwrap();
     }
-    let told = desk.json(13, &["audit", "verify"]);
-    assert!(codes(&told).contains(&"HISTORY_REWRITTEN"), "by the seal alone: {told}");
+    for command in [&["audit", "verify"][..], &["audit", "verify", "--partition", &month(&desk, 2)]] {
+        let told = desk.json(13, command);
+        assert!(codes(&told).contains(&"HISTORY_REWRITTEN"), "by the seal alone: {told}");
+    }
+}
+
+/// What the nightly job says, and the kinds that it has found.
+fn sample(desk: &Desk) -> (String, Vec<String>) {
+    let output = desk.command(&["job", "run", "sample", "--json"]).output().unwrap();
+    let run: Value = serde_json::from_slice(&output.stdout).unwrap();
+    let outcome = &run["run"]["end"]["result"]["done"];
+    let findings = outcome["findings"].as_array().unwrap_or_else(|| panic!("{run}"));
+    let kinds = findings.iter().map(|finding| finding["code"].as_str().unwrap().to_owned()).collect();
+    (outcome["summary"].as_str().unwrap().to_owned(), kinds)
+}
+
+#[test]
+fn the_nightly_sample_finds_what_was_altered_in_the_month_it_reads_and_claims_nothing_of_others() {
+    let job = "[job.sample]\nverb = 'audit-verify'\nmode = 'sample'\nschedule = '50 3 * * *'\n";
+    let desk = audit_stage::desk(2, &format!("{PLAN}{job}"));
+    let closed = [month(&desk, 2), month(&desk, 1)];
+    desk.json(0, &["audit", "verify"]);
+    let signed = || {
+        let days = std::fs::read_dir(desk.site.root().join("local/checkpoints/audit_logs")).unwrap();
+        days.map(|day| std::fs::read_dir(day.unwrap().path()).unwrap().count()).sum::<usize>()
+    };
+    let before = signed();
+    let alter = |whose: &str| {
+        desk.site.ask(&format!(
+            "SET session_replication_role = replica; UPDATE {whose} SET action = 'x' WHERE id = (SELECT id FROM {whose} ORDER BY id LIMIT 1)"
+        ));
+    };
+    // The present month is never chosen.
+    alter(&month(&desk, 0));
+    let (said, kinds) = sample(&desk);
+    assert!(closed.iter().any(|month| said.starts_with(month)) && said.contains("not looked at"), "{said}");
+    assert!(kinds.is_empty() && !said.contains("chain is whole"), "{said}: {kinds:?}");
+    alter(&closed[0]);
+    let (mut found, mut missed) = (0, 0);
+    for _ in 0..64 {
+        let (said, kinds) = sample(&desk);
+        match kinds.as_slice() {
+            [] => {
+                assert!(said.starts_with(&closed[1]), "green of a month that was altered: {said}");
+                missed += 1;
+            }
+            kinds => {
+                assert!(kinds == ["ROW_ALTERED"] && said.contains("NOT whole"), "{said}: {kinds:?}");
+                found += 1;
+            }
+        }
+        if found > 0 && missed > 0 {
+            break;
+        }
+    }
+    assert!(found > 0 && missed > 0, "both months are drawn: {found}, {missed}");
+    let alert = "SELECT payload -> 'first_bad' ->> 'partition' FROM audit.alert_outbox WHERE kind = 'ROW_ALTERED'";
+    assert_eq!(desk.site.ask(alert), closed[0]);
+    assert_eq!(signed(), before, "a month alone says nothing that could be signed of the chain");
 }
 
 #[test]

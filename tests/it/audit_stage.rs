@@ -20,7 +20,8 @@ use dbagent::steps::checkpoint::Terms;
 use dbagent::storage::DirectoryStorage;
 use tempfile::TempDir;
 
-use crate::bc003_server::Database;
+use crate::bc003_server::{self, Database};
+use crate::cli::Desk;
 
 /// Whether the log is one chain and both side tables say so, asked of SQL alone; the text names what is not.
 pub const INTEGRITY: &str = "
@@ -104,40 +105,111 @@ pub fn setting() -> Setting {
     Setting { run: RunId::new(clock.now()), clock, events: Events::nowhere(), stop: Default::default() }
 }
 
-/// Fills the log with `rows` chained rows of last month and this one, as years of the trigger's work would have left it.
-pub fn history(rows: u32) -> String {
+/// Chained rows as years of the trigger's work would have left them: `fill` is PL/pgSQL that sets fields of `entry`, with
+/// `APPEND` where a row is whole, and `declared` are its variables.
+pub fn by_hand(declared: &str, fill: &str) -> String {
+    let append = "entry.previous_hash := head.hash;
+         entry.hash := audit.row_hash(entry.id, entry.user_id, entry.session_id, entry.action, entry.resource,
+             entry.resource_id, entry.details, entry.ip_address, entry.user_agent, entry.success, entry.error_code,
+             entry.error_message, entry.recorded_at, entry.previous_hash);
+         head.seq := head.seq + 1;
+         head.hash := entry.hash;
+         INSERT INTO audit_logs SELECT entry.*;
+         INSERT INTO audit.chain_seq VALUES (head.seq, entry.id, entry.recorded_at, entry.hash);
+         entry := NULL";
     format!(
-        "ALTER TABLE audit_logs DISABLE TRIGGER zz_audit_chain;
+        "SET timezone = 'UTC'; ALTER TABLE audit_logs DISABLE TRIGGER zz_audit_chain;
          DO $$
          DECLARE
              head audit.chain_head;
              entry audit_logs;
-             this_month CONSTANT timestamp := date_trunc('month', timezone('UTC', now()));
+             {declared}
          BEGIN
              SELECT * INTO head FROM audit.chain_head;
-             FOR n IN 1 .. {rows} LOOP
-                 entry := NULL;
-                 entry.id := md5('row ' || n)::uuid;
-                 entry.action := 'invoice.' || CASE n % 3 WHEN 0 THEN 'view' ELSE 'update' END;
-                 entry.resource_id := n::text;
-                 entry.details := jsonb_build_object('n', n, 'text', md5(n::text));
-                 entry.success := n % 5 > 0;
-                 -- The second half in this month, however young it is.
-                 entry.recorded_at := CASE WHEN n <= {rows} / 2 THEN this_month - interval '20 days' ELSE this_month END
-                     + n * interval '1 millisecond';
-                 entry.previous_hash := head.hash;
-                 entry.hash := audit.row_hash(entry.id, entry.user_id, entry.session_id, entry.action, entry.resource,
-                     entry.resource_id, entry.details, entry.ip_address, entry.user_agent, entry.success, entry.error_code,
-                     entry.error_message, entry.recorded_at, entry.previous_hash);
-                 head.seq := head.seq + 1;
-                 head.hash := entry.hash;
-                 INSERT INTO audit_logs SELECT entry.*;
-                 INSERT INTO audit.chain_seq VALUES (head.seq, entry.id, entry.recorded_at, entry.hash);
-             END LOOP;
+             {};
              UPDATE audit.chain_head SET seq = head.seq, hash = head.hash;
          END $$;
-         ALTER TABLE audit_logs ENABLE ALWAYS TRIGGER zz_audit_chain;"
+         ALTER TABLE audit_logs ENABLE ALWAYS TRIGGER zz_audit_chain;",
+        fill.replace("APPEND", append)
     )
+}
+
+/// Fills the log with `rows` chained rows of last month and this one.
+pub fn history(rows: u32) -> String {
+    let fill = format!(
+        "FOR n IN 1 .. {rows} LOOP
+             entry.id := md5('row ' || n)::uuid;
+             entry.action := 'invoice.' || CASE n % 3 WHEN 0 THEN 'view' ELSE 'update' END;
+             entry.resource_id := n::text;
+             entry.details := jsonb_build_object('n', n, 'text', md5(n::text));
+             entry.success := n % 5 > 0;
+             -- The second half in this month, however young it is.
+             entry.recorded_at := CASE WHEN n <= {rows} / 2 THEN this_month - interval '20 days' ELSE this_month END
+                 + n * interval '1 millisecond';
+             APPEND;
+         END LOOP"
+    );
+    by_hand("this_month CONSTANT timestamp := date_trunc('month', timezone('UTC', now()));", &fill)
+}
+
+/// Chained rows of `back` months before this one, 40 in each; around midnight of each first, a row of the old month comes
+/// after the first of the new one.
+pub fn months(back: u32) -> String {
+    let fill = format!(
+        "FOR back IN REVERSE {back}..1 LOOP
+             month := date_trunc('month', timezone('UTC', now())) - make_interval(months => back);
+             EXECUTE format('CREATE TABLE IF NOT EXISTS public.audit_logs_%s PARTITION OF public.audit_logs FOR VALUES FROM (%L) TO (%L)',
+                 to_char(month, 'YYYY_MM'), month, month + interval '1 month');
+             FOR k IN 1..40 LOOP
+                 n := n + 1;
+                 entry.id := md5('row ' || n)::uuid;
+                 entry.action := 'invoice.view';
+                 entry.resource := E'tab\\t, newline\\n, back\\\\slash, ' || chr(252);
+                 entry.details := jsonb_build_object('n', n, 'amount', n * 1.10);
+                 entry.success := n % 5 > 0;
+                 -- The second row of a month is the last of the month before.
+                 entry.recorded_at := CASE WHEN k = 2 AND back < {back} THEN month - interval '1 second'
+                                           ELSE month + k * interval '1 hour' END;
+                 APPEND;
+             END LOOP;
+         END LOOP"
+    );
+    by_hand("month timestamp; n int := 0;", &fill)
+}
+
+/// What somebody with every right does to hide a change: hashes everything from place `from` on again, side tables too.
+pub fn rewrite(from: u32) -> String {
+    format!(
+        "ALTER TABLE audit.chain_head DISABLE TRIGGER chain_head_close;
+         DO $$ DECLARE p record; before text := (SELECT hash FROM audit.chain_seq WHERE seq = {from} - 1); BEGIN
+         FOR p IN SELECT * FROM audit.chain_seq WHERE seq >= {from} ORDER BY seq LOOP
+             UPDATE audit_logs SET previous_hash = before, hash = audit.row_hash(id, user_id, session_id, action, resource, resource_id,
+                 details, ip_address, user_agent, success, error_code, error_message, recorded_at, before)
+             WHERE id = p.id AND recorded_at = p.recorded_at RETURNING hash INTO before;
+             UPDATE audit.chain_seq SET hash = before WHERE seq = p.seq;
+         END LOOP;
+         UPDATE audit.chain_head SET hash = before; END $$;
+         ALTER TABLE audit.chain_head ENABLE ALWAYS TRIGGER chain_head_close"
+    )
+}
+
+/// A desk over a log with rows of `back` months and ten of the present one, maintained and verified by the agent's roles as
+/// `plan` says.
+pub fn desk(back: u32, plan: &str) -> Desk {
+    let desk = bc003_server::desk(Some(plan));
+    desk.configure("[postgres.roles]\npartition = 'dbagent_part'\naudit-verify = 'dbagent_verify'\naudit-checkpoint = 'dbagent_verify'\n");
+    desk.json(0, &["audit", "install", "--yes"]);
+    desk.site.ask(&months(back));
+    desk.site.ask(&insert(10));
+    desk.json(0, &["init", "--install-sql", "--yes"]);
+    desk
+}
+
+/// Name of the log's month so many months ago.
+pub fn month(desk: &Desk, back: u32) -> String {
+    desk.site.ask(&format!(
+        "SELECT to_char(timezone('UTC', now()) - interval '{back} months', '\"audit_logs_\"YYYY\"_\"MM')"
+    ))
 }
 
 /// A chained log with somebody who watches it: a repository for checkpoints, a spool and a key for alerts.

@@ -7,6 +7,8 @@ use dbagent::steps::bc003;
 use dbagent::steps::scratch::{ScratchOptions, ScratchServer};
 use tokio_postgres::Client;
 
+use crate::cli::Desk;
+
 pub fn start() -> ScratchServer {
     ScratchServer::start(ScratchOptions::default()).unwrap()
 }
@@ -15,11 +17,27 @@ pub fn start() -> ScratchServer {
 pub async fn installed(server: &ScratchServer, database: &str) -> Session {
     server.sql(&format!("CREATE DATABASE {database}")).unwrap();
     let session = server.connection().unwrap().with_database(database).connect().await.unwrap();
-    bc003::install(session.client()).await.unwrap();
-    bc003::install_roles(session.client()).await.unwrap();
+    install(&session).await;
     // The agent's sessions have an empty search_path, which the files must bear; the tests' statements are an application's.
     session.batch("SET search_path = public").await.unwrap();
     session
+}
+
+/// The schema and the roles, into a database that is there.
+pub async fn install(session: &Session) {
+    bc003::install(session.client()).await.unwrap();
+    bc003::install_roles(session.client()).await.unwrap();
+}
+
+/// A desk whose database is a BC-003 one too; `plan` is its plan, where it needs another than a desk has.
+pub fn desk(plan: Option<&str>) -> Desk {
+    let desk = Desk::new();
+    if let Some(plan) = plan {
+        std::fs::write(desk.site.root().join("plan.toml"), plan).unwrap();
+    }
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    runtime.block_on(async { install(&desk.site.connection().connect().await.unwrap()).await });
+    desk
 }
 
 /// One server with one BC-003 database; derefs to the superuser's connection.

@@ -17,6 +17,7 @@ mod audit_alerts;
 mod audit_attacks;
 mod audit_chain;
 mod audit_checkpoints;
+mod audit_s3;
 mod audit_seals;
 mod audit_stage;
 mod aws_secret;

@@ -3,6 +3,7 @@
 use std::process::{Command, Output};
 
 use crate::audit_stage::{INTEGRITY, insert};
+use crate::bc003_server;
 use crate::cli::Desk;
 
 /// The audit log of V2: plain, with a foreign key, a key of its own and rows that nobody has chained.
@@ -58,14 +59,7 @@ fn run(desk: &Desk, commands: &str, fault: Option<&str>) -> Output {
 }
 
 fn desk() -> Desk {
-    let desk = Desk::new();
-    std::fs::write(desk.site.root().join("plan.toml"), PLAN).unwrap();
-    let runtime = tokio::runtime::Runtime::new().unwrap();
-    runtime.block_on(async {
-        let session = desk.site.connection().connect().await.unwrap();
-        dbagent::steps::bc003::install(session.client()).await.unwrap();
-        dbagent::steps::bc003::install_roles(session.client()).await.unwrap();
-    });
+    let desk = bc003_server::desk(Some(PLAN));
     desk.site.ask(V2);
     desk
 }

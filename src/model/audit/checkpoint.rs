@@ -300,10 +300,7 @@ fn rewritten(bad: &Mark, good: i64, present: &Present<'_>, turned_back: bool, no
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn digest(number: i64) -> Digest {
-        Digest::of(&number.to_le_bytes())
-    }
+    use crate::model::audit::counted::digest;
 
     fn origin(lsn: u64) -> Origin {
         Origin { cluster: "c".into(), database: "d".into(), lsn: Some(Lsn(lsn)), ..Origin::default() }

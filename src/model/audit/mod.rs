@@ -16,3 +16,18 @@ pub mod vectors;
 
 /// The chain of `public.audit_logs`, as its head, its checkpoints and its alerts name it.
 pub const CHAIN: &str = "audit_logs";
+
+/// A chain for unit tests: the hash of each place is the digest of its number.
+#[cfg(test)]
+pub(crate) mod counted {
+    use super::seal::Stretch;
+    use crate::model::digest::Digest;
+
+    pub(crate) fn digest(number: i64) -> Digest {
+        Digest::of(&number.to_le_bytes())
+    }
+
+    pub(crate) fn stretch(first: i64, last: i64) -> Stretch {
+        Stretch { first, last, after: (first > 1).then(|| digest(first - 1)), tail: digest(last) }
+    }
+}

@@ -270,14 +270,7 @@ impl<'a> Walk<'a> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn digest(number: i64) -> Digest {
-        Digest::of(&number.to_le_bytes())
-    }
-
-    fn stretch(first: i64, last: i64) -> Stretch {
-        Stretch { first, last, after: (first > 1).then(|| digest(first - 1)), tail: digest(last) }
-    }
+    use crate::model::audit::counted::{digest, stretch};
 
     fn fields(seq: i64, recorded_at: i64) -> Vec<u8> {
         let mut bytes = Vec::new();

@@ -185,10 +185,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-
-    fn digest(number: i64) -> Digest {
-        Digest::of(&number.to_le_bytes())
-    }
+    use crate::model::audit::counted::digest;
 
     fn row(seq: i64) -> RowFacts {
         let previous = if seq == 1 { Link::None } else { Link::Hash(digest(seq - 1)) };
