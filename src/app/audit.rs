@@ -19,7 +19,7 @@ use crate::model::outcome::Outcome;
 use crate::model::span::Span;
 use crate::model::verb::Verb;
 use crate::ops::audit_backfill::{self, Backfilled};
-use crate::ops::audit_install::{self, Installed};
+use crate::ops::audit_install::{self, Drift, Installed};
 use crate::ops::audit_prove::{self, Proven};
 use crate::ops::audit_verify::Scope;
 use crate::ops::{Setting, alert, audit_checkpoint, audit_rebuild, audit_verify, audit_witness};
@@ -47,6 +47,15 @@ impl App {
     /// Installs the chain.
     pub async fn audit_install(&self, installer: &SqlInstaller, setting: &Setting) -> Result<Installed, Failure> {
         audit_install::run(installer.connection(), setting).await
+    }
+
+    /// Puts the protection of the chain back as it is installed: what was not so before, and what is not so still.
+    pub async fn audit_repair(
+        &self,
+        installer: &SqlInstaller,
+        setting: &Setting,
+    ) -> Result<(Vec<Drift>, Vec<Drift>), Failure> {
+        audit_install::repair(installer.connection(), setting).await
     }
 
     /// Chains a log that has rows.

@@ -1,6 +1,6 @@
 //! `dbagent alert`: alerts about the audit log.
 
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::app::App;
 use crate::cli::arguments::Alert;
@@ -36,6 +36,7 @@ async fn list(app: &App, all: bool, output: &Output) -> Result<Code, Failure> {
             vec![tables::instant(alert.raised), alert.id.clone(), alert.kind.clone(), state, detail]
         });
         let mut text = tables::table(&["raised", "alert", "kind", "state", "what"], rows.collect());
+        text.extend(kept.iter().map(|alert| facts(&alert.id, &alert.payload)));
         for name in &waiting {
             let line = format!("\nwaits for the database: {name}");
             text.push_str(&output.paint(Tone::Bad, &line));
@@ -43,6 +44,26 @@ async fn list(app: &App, all: bool, output: &Output) -> Result<Code, Failure> {
         text
     });
     Ok(if open { FailureKind::Findings.exit_code() } else { 0 })
+}
+
+/// What whoever looks into it needs next: the first bad row, and the last statement that was still good.
+fn facts(id: &str, payload: &Value) -> String {
+    let first = &payload["first_bad"];
+    let known = |(name, value): (&str, &Value)| match value {
+        Value::Null => None,
+        Value::String(text) => Some(format!("{name} {text}")),
+        other => Some(format!("{name} {other}")),
+    };
+    let row =
+        [("seq", &first["seq"]), ("id", &first["id"]), ("of", &first["recorded_at"]), ("in", &first["partition"])];
+    let row: Vec<String> = row.into_iter().filter_map(known).collect();
+    let what = [
+        (!row.is_empty()).then(|| format!("first bad: {}", row.join(", "))),
+        known(("rows:", &payload["bad_rows"])),
+        known(("last good checkpoint:", &payload["last_good_checkpoint"])),
+    ];
+    let what: Vec<String> = what.into_iter().flatten().collect();
+    format!("\n\n{id}\n  {}", what.join("\n  "))
 }
 
 async fn acknowledge(

@@ -419,6 +419,8 @@ pub enum Audit {
     Install(AuditInstall),
     /// Chain a log that has rows already, then put the trigger on it; may be run again after a crash
     Backfill(AuditBackfill),
+    /// Put the chain's trigger and functions back as they were installed, where somebody has changed them; asks first
+    Repair(AuditInstall),
     /// After a restore of the log without its side tables: rebuild them by following the log's own hashes
     Rebuild(AuditInstall),
     /// Verify that the log is the one chain its trigger made, against every signed checkpoint

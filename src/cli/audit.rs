@@ -14,6 +14,7 @@ use crate::model::failure::{Failure, FailureKind};
 use crate::model::outcome::Outcome;
 use crate::model::span::Span;
 use crate::ops::audit_backfill::Backfilled;
+use crate::ops::audit_install::Drift;
 use crate::ops::audit_prove::Options;
 use crate::ops::audit_verify::Scope;
 use crate::ops::partition;
@@ -22,6 +23,7 @@ pub async fn run(app: &App, command: &Audit, output: &Output) -> Result<Code, Fa
     match command {
         Audit::Install(arguments) => install(app, arguments, output).await,
         Audit::Backfill(arguments) => backfill(app, arguments, output).await,
+        Audit::Repair(arguments) => repair(app, arguments, output).await,
         Audit::Rebuild(arguments) => rebuild(app, arguments, output).await,
         Audit::Verify(arguments) => verify(app, arguments, output).await,
         Audit::Checkpoint(arguments) => checkpoint(app, arguments, output).await,
@@ -183,8 +185,23 @@ async fn install(app: &App, arguments: &AuditInstall, output: &Output) -> Result
         prompt::require_consent(&arguments.consent, "install the audit chain", &database)?;
     }
     let done = app.audit_install(&installer, &setting).await?;
-    let result = json!({"database": database, "migrations": done.migrations, "chained": done.chained});
+    let drift = lines(&done.drift);
+    let result = json!({"database": database, "migrations": done.migrations, "chained": done.chained, "not_as_installed": drift});
     output.result(&result, || match (done.chained, done.enabled_now) {
+        (false, _) if !drift.is_empty() => output.paint(
+            Tone::Bad,
+            "Rows of the log are chained, and the trigger is not on it. Where `dbagent audit backfill` was interrupted, run \
+             it again. Otherwise somebody took the trigger off: follow deploy/runbooks/tampering-detected.md; `dbagent audit \
+             repair` puts it back.",
+        ),
+        _ if !drift.is_empty() => output.paint(
+            Tone::Bad,
+            &format!(
+                "The audit log has a chain whose protection is NOT as it was installed:\n  {}\nFollow \
+                 deploy/runbooks/tampering-detected.md; `dbagent audit repair` puts trigger and functions back.",
+                drift.join("\n  ")
+            ),
+        ),
         (true, true) => output.paint(Tone::Good, "The audit log is chained from its first row on."),
         (true, false) => output.paint(Tone::Good, "The audit log is chained; nothing was left to do."),
         (false, _) => output.paint(
@@ -192,5 +209,40 @@ async fn install(app: &App, arguments: &AuditInstall, output: &Output) -> Result
             "Installed, but the log has rows and is not chained yet: run `dbagent audit backfill`, after a backup.",
         ),
     });
-    Ok(if done.chained { 0 } else { FailureKind::Findings.exit_code() })
+    Ok(if done.chained && drift.is_empty() { 0 } else { FailureKind::Findings.exit_code() })
+}
+
+fn lines(drift: &[Drift]) -> Vec<String> {
+    drift.iter().map(|each| format!("{}: {}", each.object, each.what)).collect()
+}
+
+/// Exit code 3 while something is left that only a person can judge.
+async fn repair(app: &App, arguments: &AuditInstall, output: &Output) -> Result<Code, Failure> {
+    let setting = app.setting(progress::on_screen(output), signals::stop());
+    let installer = app.audit_installer(arguments.admin_url.as_deref(), arguments.database.as_deref())?;
+    let (database, login) = (installer.connection().database().to_owned(), installer.connection().user().to_owned());
+    if arguments.consent.plan {
+        output.result(&json!({"database": database, "login": login}), || {
+            format!("In the database {database}, by {login}: trigger and functions of the audit chain as they are installed.")
+        });
+        return Ok(0);
+    }
+    prompt::require_consent(&arguments.consent, "put trigger and functions of the audit chain back", &database)?;
+    let (before, after) = app.audit_repair(&installer, &setting).await?;
+    let (before, after) = (lines(&before), lines(&after));
+    output.result(&json!({"database": database, "before": before, "left": after}), || {
+        let done = match before.as_slice() {
+            [] => "Nothing was wrong; trigger and functions were put there anew.".to_owned(),
+            before => format!("These were not as installed:\n  {}", before.join("\n  ")),
+        };
+        let left = match after.as_slice() {
+            [] => output.paint(Tone::Good, "\nAll is as installed now. Next: dbagent audit verify."),
+            after => output.paint(
+                Tone::Bad,
+                &format!("\nThese still are not; REVOKE, or drop what is not yours:\n  {}", after.join("\n  ")),
+            ),
+        };
+        done + &left
+    });
+    Ok(if after.is_empty() { 0 } else { FailureKind::Findings.exit_code() })
 }

@@ -8,6 +8,8 @@ use crate::ops::Setting;
 use crate::postgres::audit::{schema as chain, vectors};
 use crate::postgres::{Connection, copy, schema};
 
+pub use crate::postgres::audit::schema::Drift;
+
 /// What was found and done.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Installed {
@@ -17,6 +19,8 @@ pub struct Installed {
     pub chained: bool,
     /// Whether it was put there by this run.
     pub enabled_now: bool,
+    /// What of the protection is there and not as it is installed.
+    pub drift: Vec<Drift>,
 }
 
 /// What is not there yet: files of `sql/schema/`.
@@ -43,5 +47,29 @@ pub async fn run(connection: &Connection, setting: &Setting) -> Result<Installed
     migrations.extend(schema::install(session.client(), &schema::AUDIT).await?);
     vectors::check_functions(&session).await?;
     let (chained, enabled_now) = chain::chain_if_empty(&session).await?;
-    Ok(Installed { migrations: migrations.iter().map(|migration| migration.name).collect(), chained, enabled_now })
+    // A log that was never chained lacks the trigger, and that is said already.
+    let was_chained = chained || !chain::side_tables_are_empty(&session).await?;
+    let drift = if was_chained { chain::drift(&session).await? } else { Vec::new() };
+    let migrations = migrations.iter().map(|migration| migration.name).collect();
+    Ok(Installed { migrations, chained, enabled_now, drift })
+}
+
+/// Puts trigger and functions of a chain back as they are installed. Gives what was not so before, and what is not so still:
+/// other triggers and privileges are left to whoever knows why they are there.
+pub async fn repair(connection: &Connection, setting: &Setting) -> Result<(Vec<Drift>, Vec<Drift>), Failure> {
+    let session = copy::connect(connection, "UTF8").await?;
+    let installed = chain::is_installed(&session).await?;
+    // Without places, a trigger would begin a second chain in a log that has one.
+    if !installed || chain::side_tables_are_empty(&session).await? && !chain::has_trigger(session.client()).await? {
+        let message = format!("repair the audit chain at {}: the log is not chained", session.place());
+        return Err(Failure::new(FailureKind::RefusedForSafety, message).hint(
+            "`dbagent audit install` chains an empty log, `dbagent audit backfill` one with rows, `dbagent audit rebuild` one \
+             that was restored.",
+        ));
+    }
+    let before = chain::drift(&session).await?;
+    setting.require_going_on("repair the audit chain")?;
+    chain::repair(&session).await?;
+    vectors::check_functions(&session).await?;
+    Ok((before, chain::drift(&session).await?))
 }

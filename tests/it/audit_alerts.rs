@@ -230,12 +230,47 @@ fn the_shell_installs_verifies_signs_and_acknowledges() {
     let listed = desk.json(3, &["alert", "list"]);
     let id = listed["alerts"][0]["id"].as_str().unwrap().to_owned();
     assert_eq!(listed["alerts"][0]["payload"]["first_bad"]["seq"], 7);
+    let shown = String::from_utf8(desk.run(&["alert", "list"]).stdout).unwrap();
+    assert!(shown.contains("first bad: seq 7, id ") && shown.contains("good checkpoint: checkpoints/"), "{shown}");
     desk.json(10, &["alert", "ack", "00000000-0000-7000-8000-000000000000", "--by", "ada"]);
     desk.json(0, &["alert", "ack", &id, "--by", "ada", "--note", "a drill"]);
     desk.json(0, &["alert", "list"]);
     desk.json(0, &["alert", "test"]);
     desk.json(0, &["alert", "ack", "--all", "--by", "ada"]);
     assert_eq!(desk.json(0, &["alert", "list", "--all"])["alerts"].as_array().unwrap().len(), 2);
+}
+
+#[test]
+fn f103_what_somebody_changed_of_the_protection_is_said_and_put_back() {
+    let desk = desk();
+    let changes = [
+        "ALTER TABLE audit_logs DISABLE TRIGGER zz_audit_chain",
+        "DROP TRIGGER zz_audit_chain ON audit_logs",
+        "CREATE OR REPLACE FUNCTION audit.chain_row() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NEW; END'",
+        "ALTER FUNCTION audit.close_head() OWNER TO postgres; ALTER TABLE audit.chain_head DISABLE TRIGGER chain_head_close",
+        "ALTER ROLE audit_owner LOGIN; ALTER TABLE audit.chain_seq OWNER TO postgres",
+    ];
+    for change in changes {
+        let change = change.replace("postgres", desk.site.connection().user());
+        desk.site.ask(&change);
+        let installed = desk.json(3, &["audit", "install", "--yes"]);
+        let told = installed["not_as_installed"].as_array().unwrap().len();
+        assert!(told > 0, "{change}: {installed}");
+        desk.json(13, &["audit", "verify"]);
+        let repaired = desk.json(0, &["audit", "repair", "--yes"]);
+        assert_eq!((repaired["before"].as_array().unwrap().len(), &repaired["left"]), (told, &serde_json::json!([])));
+        assert_eq!(desk.json(0, &["audit", "install", "--yes"])["chained"], true);
+        desk.site.ask(&format!("SET ROLE bc003_app; {}", audit_stage::insert(2)));
+        assert_eq!(desk.site.ask(&format!("SELECT ({})", audit_stage::INTEGRITY)), "whole", "{change}");
+        desk.json(0, &["audit", "verify"]);
+    }
+    // Whose privilege it is and why the trigger is there, a person must say.
+    desk.site.ask("GRANT UPDATE ON audit_logs TO bc003_app");
+    let left = desk.json(3, &["audit", "repair", "--yes"]);
+    assert!(left["left"][0].as_str().unwrap().contains("bc003_app may UPDATE"), "{left}");
+    // In a database whose log was never chained nothing is put on.
+    desk.site.server.sql("CREATE DATABASE plain").unwrap();
+    desk.json(15, &["audit", "repair", "--database", "plain", "--yes"]);
 }
 
 #[cfg(feature = "failpoints")]

@@ -82,7 +82,7 @@ async fn every_query_of_the_chain_has_a_header_and_is_taken() {
         for word in ["privilege", "versions", "parameters"] {
             assert!(header.to_lowercase().contains(word), "{}: no {word}", path.display());
         }
-        if path.file_stem().is_some_and(|name| name != "enable_trigger") {
+        if path.file_stem().is_some_and(|name| name != "enable_trigger" && name != "undo_protection") {
             chained.prepare(&text).await.unwrap_or_else(|error| panic!("{}: {error:?}", path.display()));
             seen += 1;
         }

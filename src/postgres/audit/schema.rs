@@ -8,6 +8,8 @@ use crate::postgres::error::{PostgresError, PostgresErrorKind};
 
 const FUNCTIONS: &str = include_str!("../../../sql/schema/055_audit_chain_trigger.sql");
 
+const ENCODING: &str = include_str!("../../../sql/schema/052_audit_row_encoding.sql");
+
 /// Something that is not as it must be.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Drift {
@@ -31,6 +33,20 @@ pub async fn has_log(session: &Session) -> Result<bool, PostgresError> {
 /// Puts the trigger on the log. It must be empty, or every row of it chained.
 pub async fn enable_trigger(client: &Client) -> Result<(), PostgresError> {
     Ok(client.batch_execute(include_str!("../../../sql/audit/enable_trigger.sql")).await?)
+}
+
+/// Puts the trigger, the functions that it calls and their owner back as they are installed, all or nothing. Rows that came
+/// without the trigger stay without a place.
+pub async fn repair(session: &Session) -> Result<(), PostgresError> {
+    let again = |file: &str| file.replace("CREATE FUNCTION", "CREATE OR REPLACE FUNCTION");
+    let undo = include_str!("../../../sql/audit/undo_protection.sql");
+    let enable = include_str!("../../../sql/audit/enable_trigger.sql");
+    let script = format!("BEGIN;\n{undo}\n{}\n{}\n{enable}\nCOMMIT", again(ENCODING), again(FUNCTIONS));
+    let done = session.batch(&script).await;
+    if done.is_err() {
+        session.batch("ROLLBACK").await?;
+    }
+    done
 }
 
 /// Chains the next rows of a log without the trigger, `batch` at most; with `stragglers` those that came late. How many.
