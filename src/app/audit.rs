@@ -158,8 +158,8 @@ impl App {
         }
     }
 
-    /// Looks at the checkpoints of every repository, without the database.
-    pub async fn audit_witness(&self, silence: Span, setting: &Setting) -> Result<Outcome, Failure> {
+    /// Looks at the checkpoints of every repository, without the database unless rows between `pairs` of them are wanted too.
+    pub async fn audit_witness(&self, silence: Span, pairs: usize, setting: &Setting) -> Result<Outcome, Failure> {
         let (repositories, unopened) = self.try_repositories(None).await?;
         if let Some((_, failure)) = unopened.into_iter().next() {
             return Err(failure);
@@ -168,7 +168,14 @@ impl App {
         durable::private_directory(&memory)
             .map_err(|error| Failure::new(FailureKind::Failed, "use the state directory").because(error))?;
         let silence = TimeDelta::from_std(silence.to_duration()).unwrap_or(TimeDelta::MAX);
-        audit_witness::run(&repositories, &audit_witness::Options { silence, memory }, setting).await
+        let sample = match pairs {
+            0 => None,
+            pairs => {
+                let connection = self.connection(Verb::AuditVerify, None)?;
+                Some(audit_witness::Sample { connection, pairs, lock_timeout: LOCK_TIMEOUT })
+            }
+        };
+        audit_witness::run(&repositories, &audit_witness::Options { silence, memory, sample }, setting).await
     }
 
     /// What every signed statement about the chain says, and for how long it is locked: as `job` has it, and what is signed

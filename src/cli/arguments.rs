@@ -431,11 +431,14 @@ pub enum Audit {
     Seal(AuditSeal),
     /// Prove that one row lay in a sealed month, from its archive, or check a proof that was made before
     Prove(AuditProve),
-    /// Watch the checkpoints from another host, without the database: signed, linked, never shorter, never silent
+    /// Watch the checkpoints from another host, also without the database: signed, linked, never shorter, never silent
     Witness {
         /// Longest time without a checkpoint
         #[arg(long, value_name = "SPAN", default_value = "15 minutes")]
         silence: String,
+        /// Ask the database too: compute the rows between so many neighbouring checkpoints, drawn anew each time
+        #[arg(long, value_name = "N", default_value_t = 0)]
+        sample: usize,
     },
 }
 

@@ -29,12 +29,12 @@ pub async fn run(app: &App, command: &Audit, output: &Output) -> Result<Code, Fa
         Audit::Checkpoint(arguments) => checkpoint(app, arguments, output).await,
         Audit::Seal(arguments) => seal(app, arguments, output).await,
         Audit::Prove(arguments) => prove(app, arguments, output).await,
-        Audit::Witness { silence } => {
+        Audit::Witness { silence, sample } => {
             let silence = silence.parse::<Span>().map_err(|error| {
                 Failure::new(FailureKind::Usage, format!("read {silence:?} as a span of time")).because(error)
             })?;
             let setting = app.setting(progress::on_screen(output), signals::stop());
-            told(&app.audit_witness(silence, &setting).await?, output)
+            told(&app.audit_witness(silence, *sample, &setting).await?, output)
         }
     }
 }

@@ -1,22 +1,37 @@
-//! Witnessing the audit chain from another host, which has no login to the database: do checkpoints keep coming, is each
-//! signed and after its predecessor, does the chain never get shorter, is what was seen before still there. What is good is
-//! signed once more, by the witness's own key.
+//! Witnessing the audit chain from another host: do checkpoints keep coming, is each signed and after its predecessor, does
+//! the chain never get shorter, is what was seen before still there. What is good is signed once more, by the witness's own
+//! key. That needs no login to the database; a witness that has one also computes, for some neighbouring checkpoints, that the
+//! rows between lead from the one hash to the other.
 //!
 //! What was seen last is remembered on this host: a repository that somebody put back to an earlier state is noticed.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use chrono::{DateTime, TimeDelta, Utc};
+use rand::seq::IteratorRandom as _;
 use serde::{Deserialize, Serialize};
 
 use crate::catalog::{CheckpointHistory, Reading, Repository};
 use crate::host::durable::{self, FileError, FileErrorKind};
 use crate::model::audit::CHAIN;
-use crate::model::audit::checkpoint::{Checkpoint, shrinkage};
+use crate::model::audit::checkpoint::{Checkpoint, Mark, shrinkage};
+use crate::model::audit::finding::FindingKind;
+use crate::model::audit::link::{Linker, Segment};
+use crate::model::audit::row::RowKey;
 use crate::model::digest::Digest;
 use crate::model::failure::{Failure, FailureKind};
 use crate::model::outcome::{Finding, Outcome, RepositoryOutcome, Severity, Verdict};
 use crate::ops::Setting;
+use crate::postgres::Connection;
+use crate::postgres::audit::ChainSnapshot;
+use crate::postgres::audit::snapshot::Reader;
+
+/// Rows between two checkpoints that are computed at most: more than come in five minutes, less than a verification reads.
+const MOST_ROWS: i64 = 1_000_000;
+
+/// Segments that may wait while rows are linked.
+const PARKED: usize = 60_000;
 
 /// How to witness.
 #[derive(Clone, Debug)]
@@ -25,6 +40,19 @@ pub struct Options {
     pub silence: TimeDelta,
     /// Folder in which what was seen is remembered.
     pub memory: PathBuf,
+    /// How the database is asked, where the witness has a login to it.
+    pub sample: Option<Sample>,
+}
+
+/// Which rows a witness computes itself.
+#[derive(Clone, Debug)]
+pub struct Sample {
+    /// The database, by the role that verifies.
+    pub connection: Connection,
+    /// How many pairs of neighbouring checkpoints, drawn anew each time.
+    pub pairs: usize,
+    /// Longest wait for the log's locks.
+    pub lock_timeout: Duration,
 }
 
 /// What was seen last in a repository.
@@ -70,11 +98,16 @@ async fn witness(
     let read = repository.checkpoint_history(CHAIN, Reading::Thorough, now).await?;
     let memory = options.memory.join(format!("witness-{}.json", repository.name));
     let troubles = troubles(&read, recall(&memory)?.as_ref(), options.silence, now);
-    let good = troubles.is_empty();
-    findings.extend(troubles.into_iter().map(|what| {
+    let mut told: Vec<(FindingKind, String)> =
+        troubles.into_iter().map(|what| (FindingKind::CheckpointMissing, what)).collect();
+    if let Some(sample) = &options.sample {
+        let broken = extension(sample, repository, &read.marks, setting).await?;
+        told.extend(broken.map(|what| (FindingKind::HistoryRewritten, what)));
+    }
+    let good = told.is_empty();
+    findings.extend(told.into_iter().map(|(kind, what)| {
         let message = format!("repository {}: {what}", repository.name);
-        Finding::new(Severity::Critical, "CHECKPOINT_MISSING", message)
-            .remedy("follow deploy/runbooks/tampering-detected.md")
+        Finding::new(Severity::Critical, kind.name(), message).remedy("follow deploy/runbooks/tampering-detected.md")
     }));
     let Some(last) = &read.newest else { return Ok(None) };
     if good {
@@ -105,6 +138,63 @@ fn troubles(read: &CheckpointHistory, seen: Option<&Seen>, silence: TimeDelta, n
         troubles.push(format!("the checkpoint of {taken} with {} rows was seen here and is gone", gone.size));
     }
     troubles
+}
+
+/// Computes from one signed hash to the next, for some pairs. What does not lead there, in words.
+async fn extension(
+    sample: &Sample,
+    repository: &Repository,
+    marks: &[Mark],
+    setting: &Setting,
+) -> Result<Option<String>, Failure> {
+    let seals = repository.seals(CHAIN, setting.clock.now()).await?.stored;
+    let stretches: Vec<(i64, i64)> =
+        seals.iter().flat_map(|stored| stored.seal.stretches.iter().map(|each| (each.first, each.last))).collect();
+    let pairs = comparable(marks, &stretches).choose_multiple(&mut rand::rng(), sample.pairs);
+    let snapshot = ChainSnapshot::begin(&sample.connection, sample.lock_timeout, setting.clock.as_ref()).await?;
+    let reader = snapshot.reader().await?;
+    let mut broken = None;
+    for (from, to) in pairs {
+        setting.require_going_on("compute the next rows")?;
+        if !leads(&reader, from, to).await? {
+            let taken = to.taken.format("%Y-%m-%dT%H:%M:%SZ");
+            broken = Some(format!(
+                "the rows of places {} to {} do not lead to the hash that the checkpoint of {taken} has signed",
+                from.size + 1,
+                to.size
+            ));
+            break;
+        }
+    }
+    reader.end().await?;
+    snapshot.release().await?;
+    Ok(broken)
+}
+
+/// Neighbours with rows between them, none of which is sealed, since the chain was put back last.
+fn comparable<'a>(marks: &'a [Mark], sealed: &'a [(i64, i64)]) -> impl Iterator<Item = (&'a Mark, &'a Mark)> {
+    let now = marks.last().map(|last| last.incarnation);
+    let is_sealed = |from: &Mark, to: &Mark| sealed.iter().any(|(first, last)| *first <= to.size && *last > from.size);
+    marks.windows(2).map(|pair| (&pair[0], &pair[1])).filter(move |(from, to)| {
+        let rows = to.size - from.size;
+        Some(from.incarnation) == now && rows > 0 && rows <= MOST_ROWS && !is_sealed(from, to)
+    })
+}
+
+async fn leads(reader: &Reader, from: &Mark, to: &Mark) -> Result<bool, Failure> {
+    let (mut linker, mut sound) = (Linker::new(PARKED), true);
+    if let Some(tail) = from.hash {
+        let rows = u64::try_from(from.size).unwrap_or_default();
+        linker.add_segment(Segment { after: None, first: RowKey::default(), tail, rows });
+    }
+    let each = |row: crate::model::audit::row::RowFacts| {
+        sound &= row.is_sound();
+        linker.add(&row);
+    };
+    reader.rows_between(from.size, to.size, each).await?;
+    let linked = linker.finish();
+    let whole = |segment: &Segment| Some(segment.tail) == to.hash && i64::try_from(segment.rows) == Ok(to.size);
+    Ok(sound && linked.whole().is_some_and(whole))
 }
 
 fn recall(memory: &std::path::Path) -> Result<Option<Seen>, Failure> {

@@ -214,6 +214,55 @@ async fn f103_a_change_of_privileges_is_told_once_by_the_next_checkpoint() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_witness_with_a_login_computes_from_one_signed_hash_to_the_next() {
+    use dbagent::ops::audit_witness;
+
+    let watched = Watched::new(Chained::new().await);
+    for rows in [0, 7, 30, 0, 5] {
+        watched.chained.run(&insert(rows)).await;
+        watched.checkpoint(None).await.unwrap();
+    }
+    let witness = async |pairs| {
+        let sample = audit_witness::Sample {
+            connection: watched.agent(),
+            pairs,
+            lock_timeout: options(Scope::Full).lock_timeout,
+        };
+        let options = audit_witness::Options {
+            silence: chrono::TimeDelta::minutes(15),
+            memory: watched.files.path().to_owned(),
+            sample: Some(sample),
+        };
+        let outcome =
+            audit_witness::run(std::slice::from_ref(&watched.repository), &options, &setting()).await.unwrap();
+        outcome.findings.iter().map(|finding| (finding.code.clone(), finding.message.clone())).collect::<Vec<_>>()
+    };
+    assert_eq!(witness(99).await, []);
+    watched.chained.run("SET session_replication_role = replica").await;
+    let row = "WHERE id = (SELECT id FROM audit.chain_seq WHERE seq = 20)";
+    let edits = [
+        (
+            format!("UPDATE audit_logs SET resource = 'x' {row}"),
+            format!("UPDATE audit_logs SET resource = 'invoice' {row}"),
+        ),
+        // With everything after it hashed again: between 7 and 37 no rows lead to what was signed.
+        (format!("UPDATE audit_logs SET user_agent = 'x' {row}; {}", rewrite(20)), String::new()),
+    ];
+    for (edit, undo) in edits {
+        watched.chained.run(&edit).await;
+        let told = witness(99).await;
+        assert!(
+            told.len() == 1 && told[0].0 == "HISTORY_REWRITTEN" && told[0].1.contains("places "),
+            "{edit}: {told:?}"
+        );
+        watched.chained.run(&undo).await;
+    }
+    // The first pair lies before it: what is drawn is all that is claimed.
+    let alone: Vec<_> = [witness(1).await, witness(1).await].concat();
+    assert!(alone.iter().all(|(kind, _)| kind == "HISTORY_REWRITTEN"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_witness_without_the_database_sees_silence_loss_and_shrinking() {
     use dbagent::ops::audit_witness;
 
@@ -222,6 +271,7 @@ async fn a_witness_without_the_database_sees_silence_loss_and_shrinking() {
         let options = audit_witness::Options {
             silence: chrono::TimeDelta::seconds(silence),
             memory: watched.files.path().to_owned(),
+            sample: None,
         };
         let repositories = std::slice::from_ref(&watched.repository);
         let outcome = audit_witness::run(repositories, &options, &setting()).await.unwrap();

@@ -252,11 +252,21 @@ impl Reader {
         self.copy(&format!("SELECT {COPY_COLUMNS} FROM ONLY {}", partition.quoted()), each).await
     }
 
-    /// Gives every row that has a place after `seq`, in the order of places.
+    /// Gives every row that has a place after `seq`.
     pub async fn rows_after(&self, seq: i64, each: impl FnMut(RowFacts) + Send) -> Result<(), PostgresError> {
+        self.rows_between(seq, i64::MAX, each).await
+    }
+
+    /// Gives every row that has a place after `seq` and none after `last`.
+    pub async fn rows_between(
+        &self,
+        seq: i64,
+        last: i64,
+        each: impl FnMut(RowFacts) + Send,
+    ) -> Result<(), PostgresError> {
         let columns: Vec<String> = COPY_COLUMNS.split(", ").map(|column| format!("a.{column}")).collect();
         let select = format!(
-            "SELECT {} FROM (SELECT * FROM audit.chain_seq s WHERE s.seq > {seq} ORDER BY s.seq) s \
+            "SELECT {} FROM (SELECT * FROM audit.chain_seq s WHERE s.seq > {seq} AND s.seq <= {last} ORDER BY s.seq) s \
              JOIN public.audit_logs a ON a.id = s.id AND a.recorded_at = s.recorded_at",
             columns.join(", ")
         );
