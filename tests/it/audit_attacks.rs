@@ -160,6 +160,20 @@ fn attacks() -> Vec<Attack> {
             },
         ),
         attack(
+            "a partition with rows of its own is attached",
+            Kind::RowExtra,
+            |_, _| None,
+            |at, _| {
+                format!(
+                    "CREATE TABLE brought (LIKE audit_logs INCLUDING ALL);
+                     INSERT INTO brought SELECT * FROM audit_logs WHERE {};
+                     UPDATE brought SET id = gen_random_uuid(), recorded_at = '2097-01-05';
+                     ALTER TABLE audit_logs ATTACH PARTITION brought FOR VALUES FROM ('2097-01-01') TO ('2097-02-01')",
+                    row(at)
+                )
+            },
+        ),
+        attack(
             "the protection is taken off",
             Kind::SchemaChanged,
             |_, _| None,
@@ -257,7 +271,8 @@ async fn campaign(seed: u64, rounds: u32) -> u32 {
     for attack in attacks() {
         for _ in 0..rounds {
             let at = random.random_range(3..ROWS - 3);
-            let ddl = matches!(attack.kind, FindingKind::UnsealedRemoval | FindingKind::SchemaChanged);
+            let ddl = matches!(attack.kind, FindingKind::UnsealedRemoval | FindingKind::SchemaChanged)
+                || attack.name.contains("attached");
             let findings = arena.after(&(attack.sql)(at, ROWS), ddl).await;
             let expected = (attack.kind, (attack.seq)(at, ROWS).map(i64::from));
             let told: Vec<_> = findings.iter().map(|finding| (finding.kind, finding.first_bad.seq)).collect();

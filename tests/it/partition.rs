@@ -13,9 +13,15 @@ use crate::stage::yard::{PAST, Yard, codes};
 async fn months_ahead_are_made_like_their_parent_and_their_sisters() {
     let yard = Yard::new().await;
     assert_eq!(yard.partitions(), yard.months(-(PAST as i32)..=0));
+    // Made by the server, so that it is its own.
+    let place = yard.site.server.directory().join("elsewhere");
+    yard.ask(&format!("COPY (SELECT 1) TO PROGRAM 'mkdir {}'", place.display()));
+    yard.site.server.sql(&format!("CREATE TABLESPACE elsewhere LOCATION '{}'", place.display())).unwrap();
+    yard.ask("GRANT CREATE ON TABLESPACE elsewhere TO landlord, dbagent_part_owner; ALTER TABLE ONLY visits SET TABLESPACE elsewhere");
     let outcome = yard.maintain().await;
     assert_eq!(outcome.verdict, Verdict::Ok, "{:?}", outcome.findings);
     let made = yard.month(3);
+    assert_eq!(yard.ask(&format!("SELECT tablespace FROM pg_tables WHERE tablename = '{made}'")), "elsewhere");
     let facts = yard.ask(&format!(
         "SELECT pg_get_userbyid(relowner), relreplident, array_to_string(reloptions, ','), \
            (SELECT attstattarget FROM pg_attribute WHERE attrelid = c.oid AND attname = 'who'), \
