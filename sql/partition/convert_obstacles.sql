@@ -15,13 +15,15 @@ UNION ALL SELECT pg_catalog.format('the unique index %s does not contain %s; a p
 FROM t JOIN pg_catalog.pg_index i ON i.indrelid = t.oid AND (i.indisunique OR i.indisprimary)
 WHERE NOT t.key_number = ANY ((i.indkey::pg_catalog.int2[])[0:i.indnkeyatts - 1])
 UNION ALL SELECT 'it has the exclusion constraint ' || pg_catalog.quote_ident(x.conname) FROM t JOIN pg_catalog.pg_constraint x ON x.conrelid = t.oid AND x.contype = 'x'
-UNION ALL SELECT pg_catalog.format('the foreign key %s of %s refers to it', f.conname, f.conrelid::pg_catalog.regclass)
+UNION ALL SELECT pg_catalog.format('the foreign key %1$s of %2$s refers to it; ALTER TABLE %2$s DROP CONSTRAINT %1$s', pg_catalog.quote_ident(f.conname), f.conrelid::pg_catalog.regclass)
 FROM t JOIN pg_catalog.pg_constraint f ON f.confrelid = t.oid AND f.contype = 'f'
-UNION ALL SELECT 'it refers to other tables by the foreign key ' || pg_catalog.quote_ident(f.conname) || ', which is not supported yet'
+UNION ALL SELECT pg_catalog.format('it refers to other tables by a foreign key, which is not carried over; ALTER TABLE %1$s DROP CONSTRAINT %2$s, and after the conversion, where it is still wanted, ALTER TABLE %1$s ADD CONSTRAINT %2$s %3$s',
+    t.oid::pg_catalog.regclass, pg_catalog.quote_ident(f.conname), pg_catalog.pg_get_constraintdef(f.oid))
 FROM t JOIN pg_catalog.pg_constraint f ON f.conrelid = t.oid AND f.contype = 'f'
-UNION ALL SELECT 'its column ' || pg_catalog.quote_ident(a.attname) || ' is an identity column, which is not supported yet'
+UNION ALL SELECT pg_catalog.format('its column %2$s is an identity column, which is not carried over; ALTER TABLE %1$s ALTER COLUMN %2$s DROP IDENTITY, and give it a sequence as its default (deploy/runbooks/partitions.md)',
+    t.oid::pg_catalog.regclass, pg_catalog.quote_ident(a.attname))
 FROM t JOIN pg_catalog.pg_attribute a ON a.attrelid = t.oid AND a.attidentity <> '' AND NOT a.attisdropped
-UNION ALL SELECT 'it has row-level security or policies, which are not carried over' FROM t
+UNION ALL SELECT 'it has row-level security or policies, which are not carried over; keep the text of both, drop them, make them again afterwards' FROM t
 WHERE relrowsecurity OR EXISTS (SELECT FROM pg_catalog.pg_policy p WHERE p.polrelid = t.oid)
 UNION ALL SELECT 'it inherits, or is inherited from' FROM t
 WHERE EXISTS (SELECT FROM pg_catalog.pg_inherits i WHERE t.oid IN (i.inhrelid, i.inhparent)) AND relkind = 'r'
@@ -31,7 +33,7 @@ JOIN pg_catalog.pg_rewrite r ON d.classid = 'pg_catalog.pg_rewrite'::pg_catalog.
 UNION ALL SELECT DISTINCT pg_catalog.format('the function %s depends on it; drop it and make it again afterwards', d.objid::pg_catalog.regprocedure)
 FROM t JOIN pg_catalog.pg_depend d ON d.refclassid = 'pg_catalog.pg_class'::pg_catalog.regclass AND d.refobjid = t.oid
 WHERE d.classid = 'pg_catalog.pg_proc'::pg_catalog.regclass
-UNION ALL SELECT 'it is part of the publication ' || pg_catalog.quote_ident(p.pubname) FROM t
+UNION ALL SELECT pg_catalog.format('it is part of the publication %1$s; ALTER PUBLICATION %1$s DROP TABLE %2$s, and ADD it afterwards', pg_catalog.quote_ident(p.pubname), t.oid::pg_catalog.regclass) FROM t
 JOIN pg_catalog.pg_publication_rel r ON r.prrelid = t.oid JOIN pg_catalog.pg_publication p ON p.oid = r.prpubid
 UNION ALL SELECT pg_catalog.format('its trigger %s is a constraint trigger or reads whole statements (REFERENCING)', g.tgname)
 FROM t JOIN pg_catalog.pg_trigger g ON g.tgrelid = t.oid AND NOT g.tgisinternal
