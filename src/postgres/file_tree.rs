@@ -100,10 +100,9 @@ impl Walk<'_> {
             // What stands at the top may be a link to another disk: a copy has it in place.
             let Some(facts) = gone(std::fs::metadata(found.path()))? else { continue };
             match name.as_str() {
-                _ if is_temporary(&name) || LEFT_OUT.contains(&name.as_str()) => {}
+                _ if is_temporary(&name) || is_socket(&name) || LEFT_OUT.contains(&name.as_str()) => {}
                 "pg_tblspc" => self.tablespaces(&facts)?,
                 _ if facts.is_file() => self.file(name, &facts, None)?,
-                // A server may have its socket here.
                 _ if !facts.is_dir() => self.skipped.push(name),
                 _ if EMPTY.contains(&name.as_str()) => self.empty(&name, &facts)?,
                 "global" => self.relations(&name, &facts)?,
@@ -242,6 +241,12 @@ impl Walk<'_> {
 
 fn is_temporary(name: &str) -> bool {
     name.starts_with("pgsql_tmp") || name.starts_with("pg_internal.init")
+}
+
+/// A server may have its socket here. The lock beside it is a plain file that names the server's process, and PostgreSQL
+/// refuses to start a copy while any process has that number.
+fn is_socket(name: &str) -> bool {
+    name.starts_with(".s.PGSQL.")
 }
 
 /// Nothing where it has vanished meanwhile.
