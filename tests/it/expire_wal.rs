@@ -32,7 +32,7 @@ fn bases(desk: &Desk) -> Vec<String> {
 }
 
 /// The base backups that are listed, oldest first, whatever else is found there.
-fn bases_in(desk: &Desk, repository: &str) -> Vec<String> {
+pub fn bases_in(desk: &Desk, repository: &str) -> Vec<String> {
     let listed = desk.run(&["backup", "list", "--json"]);
     assert!(matches!(listed.status.code(), Some(0 | 3)), "{}", String::from_utf8_lossy(&listed.stderr));
     let listed: Value = serde_json::from_slice(&listed.stdout).unwrap();

@@ -11,6 +11,7 @@
 
 mod stage;
 
+mod acknowledged;
 mod agent_faults;
 mod architecture;
 mod audit_alerts;

@@ -57,23 +57,24 @@ pub fn give_below(path: &Path, owner: (u32, u32)) {
 
 /// Ends the segment being written and waits until it is archived.
 pub fn switch(desk: &Desk) {
-    desk.site.ask("SELECT pg_logical_emit_message(false, 'test', 'something to archive')");
-    let ended = desk.site.ask("SELECT pg_walfile_name(pg_current_wal_insert_lsn() - 1)");
-    desk.site.ask("SELECT pg_switch_wal()");
+    switch_through(&|query| desk.site.ask(query), &|| desk.site.server.log().join("\n"));
+}
+
+/// The same of the server that `ask` asks and whose log `log` gives.
+pub fn switch_through(ask: &dyn Fn(&str) -> String, log: &dyn Fn() -> String) {
+    ask("SELECT pg_logical_emit_message(false, 'test', 'something to archive')::text");
+    let ended = ask("SELECT pg_walfile_name(pg_current_wal_insert_lsn() - 1)");
+    ask("SELECT pg_switch_wal()::text");
     let deadline = Instant::now() + PATIENCE;
     let archived = "SELECT coalesce(last_archived_wal, '') FROM pg_stat_archiver";
     loop {
-        let last = desk.site.ask(archived);
+        let last = ask(archived);
         let is_segment = last.len() == 24;
         if is_segment && last[8..] >= ended[8..] {
             return;
         }
-        let failed = desk.site.ask("SELECT coalesce(last_failed_wal, '') || ' ' || failed_count FROM pg_stat_archiver");
-        assert!(
-            Instant::now() < deadline,
-            "{ended} was not archived: last {last}, failed {failed}\n{}",
-            desk.site.server.log().join("\n")
-        );
+        let failed = ask("SELECT coalesce(last_failed_wal, '') || ' ' || failed_count FROM pg_stat_archiver");
+        assert!(Instant::now() < deadline, "{ended} was not archived: last {last}, failed {failed}\n{}", log());
         std::thread::sleep(Duration::from_millis(20));
     }
 }
