@@ -1,6 +1,7 @@
 //! What one repository has the other gets, what nobody has is told, and archiving that has stopped is found.
 
-use std::path::PathBuf;
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use dbagent::catalog::Repository;
@@ -18,6 +19,9 @@ use dbagent::steps::wal::{Fetched, GapState, Thresholds, fetch_bytes, store};
 use dbagent::storage::{Fault, Faulty, MemoryStorage, Operation, StorageErrorKind};
 use tokio_util::sync::CancellationToken;
 
+use crate::base_backup::{backup, manifest};
+use crate::recover::{Copy, commit, ledger, walk};
+use crate::stage::archive;
 use crate::stage::s3::S3Server;
 use crate::stage::wal::{WalSite, file, now};
 use crate::wal_archiver::{Archive, code};
@@ -286,6 +290,51 @@ fn f70_a_local_acknowledgement_is_carried_on_and_survives_the_host() {
     assert_eq!(code(&unknown), 126, "a repository that is gone knows nothing: {unknown:?}");
     let refused = run(&["wal", "push", &format!("pg_wal/{}", segments[0])]);
     assert_eq!(code(&refused), 1, "the directory that must have it is gone");
+}
+
+/// Somebody deleted the oldest part of the log, and not the base backup that begins in it.
+#[test]
+fn f57_what_a_base_backup_needs_is_brought_back_or_told_before_a_repositorys_first_segment_too() {
+    let desk = archive::desk_with(&[("archive_timeout", "60s"), ("wal_keep_size", "0")]);
+    let far = desk.site.directory("far");
+    desk.configure(&format!("[repository.far]\nurl = 'file://{}'\n", far.display()));
+    desk.configure("[wal]\nvolume_warning = 100\nvolume_critical = 100\n");
+    archive::give(&desk);
+    ledger(&desk);
+    archive::switch(&desk);
+    let older = desk.site.ask("SELECT pg_walfile_name(pg_current_wal_insert_lsn() - 1)");
+    backup(&desk);
+    let row = commit(&desk, 1);
+    archive::switch(&desk);
+    let first = manifest(&desk).base.unwrap().segments().unwrap().first.to_string();
+    let local = desk.site.root().join("local");
+    let stored = |root: &Path| {
+        let names = walk(&root.join("wal"))
+            .into_iter()
+            .map(|path| path.file_name().unwrap().to_string_lossy()[..24].to_owned());
+        names.collect::<BTreeSet<String>>()
+    };
+    let delete_to_first = |root: &Path| {
+        let old = |path: &PathBuf| path.file_name().unwrap().to_string_lossy()[..24] <= *first;
+        walk(&root.join("wal")).into_iter().filter(old).for_each(|path| std::fs::remove_file(path).unwrap());
+        assert!(!stored(root).contains(&first));
+    };
+    delete_to_first(&local);
+    let synced = desk.json(0, &["wal", "sync"]);
+    assert!(stored(&local).contains(&first) && !stored(&local).contains(&older), "{synced}");
+    std::fs::remove_dir_all(local.join("wal/00000001")).unwrap();
+    desk.json(0, &["wal", "sync"]);
+    assert!(stored(&local).contains(&first) && !stored(&local).contains(&older));
+    let copy = Copy::restore(&desk, "c", &["--repository", "local", "--target-time", &row.at]);
+    assert_eq!(copy.rows(), [1]);
+    drop(copy);
+    // Nobody has it any more.
+    desk.site.server.sql("CHECKPOINT").unwrap();
+    assert_eq!(desk.site.ask(&format!("SELECT count(*) FROM pg_ls_waldir() WHERE name = '{first}'")), "0");
+    [&local, &far].into_iter().for_each(|root| delete_to_first(root));
+    let told = desk.json(3, &["wal", "sync"]);
+    let gap = told["findings"].as_array().unwrap().iter().find(|each| each["code"] == "wal-gap");
+    assert!(gap.is_some_and(|gap| gap["message"].as_str().unwrap().contains(&first)), "{told}");
 }
 
 /// The plan's job in a running agent, and what `status` and `check` then say.

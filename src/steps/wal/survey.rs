@@ -1,7 +1,8 @@
 //! What all repositories hold of the WAL, timeline by timeline, and what of it is missing where.
 //!
-//! From listings and a look into pg_wal; no record of a segment is opened. A gap is judged for each repository: what
-//! another one has, or pg_wal still has, is late; what nobody has is lost.
+//! From listings, manifests and a look into pg_wal; no record of a segment is opened. A gap is judged for each repository:
+//! what another one has, or pg_wal still has, is late; what nobody has is lost. A repository needs the log from its own
+//! oldest base backup on; without one, from whatever it begins with.
 
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -11,7 +12,8 @@ use futures_util::future::join_all;
 use serde::Serialize;
 
 use crate::catalog::wal::{Coverage, Stored};
-use crate::catalog::{CatalogError, Repository};
+use crate::catalog::{CatalogError, Inventory, Repository, Unsigned};
+use crate::model::base::BaseRecord;
 use crate::model::failure::{Failure, FailureKind, with_causes};
 use crate::model::lsn::Timeline;
 use crate::model::outcome::{Finding, Severity};
@@ -108,23 +110,27 @@ pub async fn survey(repositories: &[Repository], local: Option<&Local>, now: Dat
     let mut survey = Survey { size: None, timelines: Vec::new(), tree: TimelineTree::default(), unread: Vec::new() };
     let read = join_all(repositories.iter().map(|repository| read(repository, local, now))).await;
     let mut held: Vec<(String, Coverage)> = Vec::new();
+    let mut bases: Vec<(String, BaseRecord)> = Vec::new();
     for (repository, read) in repositories.iter().zip(read) {
         match read {
-            Ok((coverages, tree)) => {
+            Ok((coverages, tree, records)) => {
                 held.extend(coverages.into_iter().map(|coverage| (repository.name.clone(), coverage)));
+                bases.extend(records.into_iter().map(|base| (repository.name.clone(), base)));
                 survey.merge(&repository.name, tree);
             }
             Err(error) => survey.unread.push((repository.name.clone(), with_causes(&error))),
         }
     }
-    survey.size = local.map(|local| local.size).or_else(|| held.first().map(|(_, coverage)| coverage.size));
+    let of_bases = || bases.iter().find_map(|(_, base)| base.segment_size());
+    survey.size = local.map(|local| local.size).or_else(|| held.first().map(|(_, each)| each.size)).or_else(of_bases);
     let names: Vec<&str> = repositories.iter().map(|repository| repository.name.as_str()).collect();
     let readable = |name: &&&str| !survey.unread.iter().any(|(unread, _)| unread == **name);
     let names: Vec<&str> = names.iter().filter(readable).copied().collect();
-    let timelines: BTreeSet<Timeline> = held.iter().map(|(_, coverage)| coverage.timeline).collect();
+    let timelines = held.iter().map(|(_, coverage)| coverage.timeline);
+    let timelines: BTreeSet<Timeline> = timelines.chain(bases.iter().map(|(_, base)| base.timeline)).collect();
     for timeline in timelines {
-        let judge = Judge { held: &held, names: &names, local, tree: &survey.tree, timeline, now };
-        let missing = judge.missing();
+        let judge = Judge { held: &held, bases: &bases, names: &names, local, tree: &survey.tree, timeline, now };
+        let missing = survey.size.map_or_else(Vec::new, |size| judge.missing(size));
         let held = held.iter().filter(|(_, coverage)| coverage.timeline == timeline).cloned().collect();
         survey.timelines.push(TimelineSurvey { timeline, held, missing });
     }
@@ -135,7 +141,7 @@ async fn read(
     repository: &Repository,
     local: Option<&Local>,
     now: DateTime<Utc>,
-) -> Result<(Vec<Coverage>, TimelineTree), CatalogError> {
+) -> Result<(Vec<Coverage>, TimelineTree, Vec<BaseRecord>), CatalogError> {
     let mut coverages = Vec::new();
     for timeline in repository.wal_timelines().await? {
         let size = match local {
@@ -146,7 +152,9 @@ async fn read(
             coverages.push(repository.wal_coverage(timeline, size).await?);
         }
     }
-    Ok((coverages, repository.wal_tree(now).await?))
+    let inventory = Inventory::read(repository, Unsigned::Refuse, now).await?;
+    let bases = inventory.artifacts.into_iter().filter_map(|artifact| artifact.manifest.base).collect();
+    Ok((coverages, repository.wal_tree(now).await?, bases))
 }
 
 impl Survey {
@@ -162,6 +170,7 @@ impl Survey {
 /// What one timeline should have, and why it has not.
 struct Judge<'a> {
     held: &'a [(String, Coverage)],
+    bases: &'a [(String, BaseRecord)],
     names: &'a [&'a str],
     local: Option<&'a Local>,
     tree: &'a TimelineTree,
@@ -170,8 +179,7 @@ struct Judge<'a> {
 }
 
 impl Judge<'_> {
-    fn missing(&self) -> Vec<Missing> {
-        let Some(size) = self.of_timeline().next().map(|(_, coverage)| coverage.size) else { return Vec::new() };
+    fn missing(&self, size: SegmentSize) -> Vec<Missing> {
         let mut missing = Vec::new();
         for name in self.names {
             let Some((first, last)) = self.expected(name, size) else { continue };
@@ -188,14 +196,17 @@ impl Judge<'_> {
     }
 
     /// The numbers of the first and the last segment that the repository `name` should have. It may begin later than
-    /// others, because retention is its own; one that went on to later timelines needs nothing of this one.
+    /// others, because retention is its own, but not behind its oldest base backup; one that went on to later timelines
+    /// needs nothing of this one unless a base backup of its own does.
     fn expected(&self, name: &str, size: SegmentSize) -> Option<(u64, u64)> {
         let firsts = |coverage: &Coverage| coverage.ranges.first().and_then(|range| range.first.number(size));
         let own = self.of_timeline().find(|(other, _)| other == name).and_then(|(_, coverage)| firsts(coverage));
         let later = |(other, coverage): &(String, Coverage)| {
             other == name && coverage.timeline > self.timeline && !coverage.ranges.is_empty()
         };
-        let first = match own {
+        let bases = self.bases.iter().filter(|(other, _)| other == name).map(|(_, base)| base);
+        let needed: Vec<(u64, u64)> = bases.filter_map(|base| self.needed(base, size)).collect();
+        let first = match own.into_iter().chain(needed.iter().map(|(first, _)| *first)).min() {
             Some(first) => first,
             None if self.held.iter().any(later) => return None,
             None => self.of_timeline().filter_map(|(_, coverage)| firsts(coverage)).min()?,
@@ -205,8 +216,21 @@ impl Judge<'_> {
         let branches = self.tree.children(self.timeline).map(|(_, left_at)| size.number_at(left_at));
         let branches = branches.filter_map(|number| number.checked_sub(1));
         let here = self.local.and_then(|local| local.last_of(self.timeline)?.number(size));
-        let last = stored.chain(branches).chain(here).max()?;
+        let last = stored.chain(branches).chain(here).chain(needed.iter().map(|(_, last)| *last)).max()?;
         (first <= last).then_some((first, last))
+    }
+
+    /// The numbers of the first segment of this timeline that recovery from `base` along it reads, and of the last one
+    /// that it cannot do without; nothing where it cannot come here.
+    fn needed(&self, base: &BaseRecord, size: SegmentSize) -> Option<(u64, u64)> {
+        let log = base.segments().filter(|_| base.segment_size() == Some(size))?;
+        let (first, last) = (log.first.number(size)?, log.last.number(size)?);
+        let history = self.tree.history(self.timeline);
+        let begins = history.parent().map_or(0, |switch| size.number_at(switch.left_at));
+        match base.timeline == self.timeline {
+            true => Some((first, last)),
+            false => history.reaches(base.timeline, base.stop).then_some((begins.max(first), begins)),
+        }
     }
 
     fn state(&self, own: Option<&Coverage>, name: &str, segment: SegmentName) -> GapState {
