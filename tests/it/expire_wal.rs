@@ -210,6 +210,39 @@ fn a_base_backup_whose_manifest_is_refused_holds_all_wal() {
 }
 
 #[test]
+fn f46_a_record_that_cannot_be_believed_hides_nothing_but_its_own_segment() {
+    let desk = desk("{ count = 1 }");
+    let rows = generations(&desk, 3);
+    let all = segments(&desk, "local");
+    let record = |segment: &String| {
+        let mut files = walk(&desk.site.root().join("local/wal")).into_iter();
+        let name = format!("{segment}.json");
+        files.find(|path| path.file_name().unwrap().to_string_lossy() == *name).unwrap()
+    };
+    let damage = |segment: &String| std::fs::write(record(segment), "{}").unwrap();
+    let plan = |code: i32, target: &[&str]| {
+        desk.json(code, &[&["restore", "--to", "/nowhere/c", "--plan", "--repository", "local"], target].concat())
+    };
+    damage(&all[0]);
+    plan(0, &["--target-time", &rows[2].at]);
+    let held = wal_plan(&desk, "local").into_iter().find(|each| each["first"] == all[0].as_str()).unwrap();
+    assert!(held["keep"] == true && held["last"] == all[0].as_str(), "{held}");
+    let outcome = desk.json(3, &["expire", "--yes"])["outcome"].clone();
+    assert!(outcome["summary"].as_str().unwrap().contains("WAL files"), "{outcome}");
+    let left = segments(&desk, "local");
+    assert!(left.len() < all.len() && left.contains(&all[0]), "{left:?}");
+    require_restorable(&desk, &bases(&desk)[0], &rows[1]);
+    // The newest one: what is before it can be reached, and the segment is named.
+    commit(&desk, 4);
+    switch(&desk);
+    let last = segments(&desk, "local").pop().unwrap();
+    damage(&last);
+    plan(0, &["--target-time", &rows[2].at]);
+    let refused = plan(14, &["--latest"]);
+    assert!(refused["error"]["message"].as_str().unwrap().contains(&last), "{refused}");
+}
+
+#[test]
 fn f71_f72_archiving_that_was_turned_off_and_a_slot_that_holds_wal_are_told() {
     let desk = archive::desk_with(&[("wal_keep_size", "0")]);
     ledger(&desk);

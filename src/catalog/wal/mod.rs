@@ -86,35 +86,51 @@ impl Repository {
         Ok(tree)
     }
 
-    /// The size of the segments of `timeline`, as the record of one that is stored says; nothing when none is.
+    /// The size of the segments of `timeline`, as the first record of one says that can be believed; nothing when none is
+    /// stored.
     pub async fn wal_segment_size(
         &self,
         timeline: Timeline,
         now: DateTime<Utc>,
     ) -> Result<Option<SegmentSize>, CatalogError> {
-        let Some(segment) = self.first_segment(timeline).await? else { return Ok(None) };
-        let Some(record) = self.wal_record(WalFile::Segment(segment), now).await? else { return Ok(None) };
-        let size = SegmentSize::new(record.content_size).ok_or_else(|| {
-            let message = format!("believe the record of {segment}: no segment has {} bytes", record.content_size);
-            CatalogError::new(CatalogErrorKind::Malformed, message)
-        })?;
-        Ok(Some(size))
+        let mut refused = None;
+        for segment in self.first_segments(timeline).await? {
+            let size = match self.wal_record(WalFile::Segment(segment), now).await {
+                Ok(Some(record)) => size_of(segment, &record),
+                Ok(None) => continue,
+                Err(error) => Err(error),
+            };
+            match size {
+                Err(error) if !matches!(error.kind, CatalogErrorKind::Storage(_)) => refused = refused.or(Some(error)),
+                size => return size.map(Some),
+            }
+        }
+        refused.map_or(Ok(None), Err)
     }
 
-    async fn first_segment(&self, timeline: Timeline) -> Result<Option<SegmentName>, CatalogError> {
+    /// The first segments that are recorded: those of one page of the listing.
+    async fn first_segments(&self, timeline: Timeline) -> Result<Vec<SegmentName>, CatalogError> {
         let mut from = None;
         loop {
             let page = self.storage.list(&names::timeline(timeline), from.as_ref()).await?;
-            let recorded = page.objects.iter().find_map(|object| match names::WalKey::of(&object.key)? {
+            let recorded = page.objects.iter().filter_map(|object| match names::WalKey::of(&object.key)? {
                 names::WalKey::Record(WalFile::Segment(segment)) => Some(segment),
                 _ => None,
             });
-            match (recorded, page.next) {
-                (None, Some(next)) => from = Some(next),
-                (found, _) => return Ok(found),
+            let recorded: Vec<_> = recorded.collect();
+            match (recorded.is_empty(), page.next) {
+                (true, Some(next)) => from = Some(next),
+                _ => return Ok(recorded),
             }
         }
     }
+}
+
+fn size_of(segment: SegmentName, record: &WalRecord) -> Result<SegmentSize, CatalogError> {
+    SegmentSize::new(record.content_size).ok_or_else(|| {
+        let message = format!("believe the record of {segment}: no segment has {} bytes", record.content_size);
+        CatalogError::new(CatalogErrorKind::Malformed, message)
+    })
 }
 
 fn malformed(error: BadHistory) -> CatalogError {

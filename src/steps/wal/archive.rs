@@ -8,7 +8,7 @@
 use chrono::{DateTime, Utc};
 
 use crate::catalog::wal::Coverage;
-use crate::catalog::{CatalogError, Repository};
+use crate::catalog::{CatalogError, CatalogErrorKind, Repository};
 use crate::model::base::BaseRecord;
 use crate::model::lsn::{Lsn, Timeline};
 use crate::model::wal::{SegmentName, WalFile};
@@ -91,8 +91,22 @@ impl Archive {
         if next <= needed {
             return Ok(None);
         }
-        let last = history.segment(next - 1, size);
-        let Some(recorded) = repository.wal_record(WalFile::Segment(last), now).await? else { return Ok(None) };
+        let (last, recorded) = loop {
+            let last = history.segment(next - 1, size);
+            match repository.wal_record(WalFile::Segment(last), now).await {
+                Ok(Some(record)) => break (last, record.recorded),
+                Ok(None) => return Ok(None),
+                Err(error) if matches!(error.kind, CatalogErrorKind::Storage(_)) => return Err(error),
+                // No recovery gets past a segment whose record cannot be believed.
+                Err(error) => {
+                    tracing::warn!(segment = %last, repository = repository.name, %error, "ends what can be reached");
+                    next -= 1;
+                    if next <= needed {
+                        return Ok(None);
+                    }
+                }
+            }
+        };
         let later = |coverage: &Coverage| {
             let number = coverage.last().and_then(|segment| segment.number(size));
             number.is_some_and(|number| number >= next && history.segment(number, size).timeline() == coverage.timeline)
@@ -100,7 +114,7 @@ impl Archive {
         let gap = self.coverages.iter().any(later).then(|| history.segment(next, size));
         Ok(Some(Reach {
             from: base.stopped,
-            until: recorded.recorded.max(base.stopped),
+            until: recorded.max(base.stopped),
             first: history.segment(first, size),
             last,
             end: Lsn(next * size.bytes()),
