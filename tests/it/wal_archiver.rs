@@ -239,6 +239,38 @@ fn a_failing_push_is_counted_and_tried_again() {
 }
 
 #[test]
+fn f18_a_backlog_is_told_at_two_thresholds_and_nothing_of_it_is_ever_dropped() {
+    let archive = Archive::with(1, &[("archive_timeout", "60s"), ("max_wal_size", "2MB"), ("min_wal_size", "2MB")]);
+    archive.wait_archived(archive.segment());
+    archive.write(&archive.server.directory().join("push.sh"), "exit 1 # wal push");
+    let severities = |critical: &str, volume: &str| {
+        let mut command = archive.command(&["wal", "sync", "--json"]);
+        command.env("DBAGENT_WAL__BACKLOG_WARNING", "3MB").env("DBAGENT_WAL__BACKLOG_CRITICAL", critical);
+        command.env("DBAGENT_WAL__VOLUME_WARNING", "1").env("DBAGENT_WAL__VOLUME_CRITICAL", volume);
+        let told: serde_json::Value = serde_json::from_slice(&command.output().unwrap().stdout).unwrap();
+        let findings = told["findings"].as_array().unwrap().clone();
+        ["archive-backlog", "pg-wal-volume"].map(|code| {
+            let found = findings.iter().find(|each| each["code"] == code);
+            found.map(|each| each["severity"].as_str().unwrap().to_owned())
+        })
+    };
+    let told = |backlog: Option<&str>, volume: &str| [backlog.map(str::to_owned), Some(volume.to_owned())];
+    let segments: Vec<_> = (0..6).map(|_| archive.segment()).collect();
+    archive.wait("the archiver fails", || archive.failed_count() > 0);
+    assert_eq!(severities("100MB", "100"), told(Some("warning"), "warning"));
+    assert_eq!(severities("6MB", "1"), told(Some("critical"), "critical"));
+    archive.server.sql("CHECKPOINT").unwrap();
+    for segment in &segments {
+        let waits = archive.server.data_directory().join(format!("pg_wal/{segment}"));
+        assert!(waits.exists(), "{segment} was dropped");
+    }
+    archive.script("push", &["wal", "push", "$1"], "");
+    archive.wait_archived(archive.segment());
+    assert!(segments.iter().all(|segment| archive.fetch(segment).0 == Some(0)));
+    assert_eq!(severities("6MB", "1"), told(None, "critical"));
+}
+
+#[test]
 fn f68_every_way_to_fail_has_the_code_that_postgresql_understands() {
     let archive = Archive::new();
     let segment = archive.segment();

@@ -1,7 +1,7 @@
 //! A hot standby of a test's server, made by pg_basebackup, gone when dropped.
 
 use std::os::unix::process::CommandExt as _;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -48,6 +48,11 @@ impl Standby {
             std::thread::sleep(Duration::from_millis(20));
         }
         standby
+    }
+
+    /// The directory of its socket.
+    pub fn directory(&self) -> &Path {
+        self.directory.path()
     }
 
     /// A superuser's connection to `database`.
