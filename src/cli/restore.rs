@@ -76,6 +76,7 @@ async fn restore_database(
     if arguments.replace && !arguments.consent.plan {
         prompt::require_consent(&arguments.consent, &format!("replace the database {target}"), &target)?;
     }
+    restore::require_free_target(&target, arguments.replace, doors).await?;
     let choice = restore::choose(wanted, doors, setting).await?;
     told(&choice, output);
     if arguments.consent.plan {

@@ -163,7 +163,7 @@ fn wrong_inputs_get_their_exit_codes_and_a_way_on() {
     assert_eq!(code_of(&["job", "run", "nonsense"]), 10);
     assert_eq!(code_of(&["job", "run", "base"]), 15, "the server does not archive");
     assert_eq!(code_of(&["backup", "show", "latest"]), 10);
-    assert_eq!(code_of(&["restore", "--database", "shop"]), 10);
+    assert_eq!(code_of(&["restore", "--database", "shop", "--to-database", "other"]), 10);
     assert_eq!(code_of(&["restore", "--database", "shop", "--until", "yesterday"]), 2);
     assert_eq!(code_of(&["restore", "--database", "shop", "--until", "2026-01-01 10:00"]), 2, "no offset");
     assert_eq!(code_of(&["nonsense"]), 2);
@@ -178,6 +178,9 @@ fn destructive_commands_without_a_terminal_need_yes_and_refuse_what_is_unsafe() 
     desk.json(0, &["job", "run", "full"]);
     assert_eq!(desk.json(15, &["expire"])["error"]["code"], 15);
     assert_eq!(desk.json(15, &["restore", "--database", "shop"])["error"]["code"], 15, "it is there");
+    let refused = desk.run(&["restore", "--database", "shop"]);
+    let said = String::from_utf8(refused.stderr).unwrap();
+    assert!(said.contains("there is one already") && !said.contains("using"), "before a backup is read: {said}");
     assert_eq!(desk.json(15, &["restore", "--database", "shop", "--replace"])["error"]["code"], 15);
     let replaced = desk.json(0, &["restore", "--database", "shop", "--replace", "--yes"]);
     assert_eq!(replaced["restored"], "shop");

@@ -33,6 +33,12 @@ pub struct DatabaseOptions {
     pub no_owner: bool,
 }
 
+/// Errors when the database `target` is there and is not to be replaced: asked before any byte of a backup is read.
+pub async fn require_free_target(target: &str, replace: bool, doors: &Doors) -> Result<(), Failure> {
+    let maintenance = doors.connection.with_database("postgres").connect().await?;
+    require_free(&maintenance, target, replace).await.map(|_| ())
+}
+
 /// Restores the database of `choice`, and gives its leases back however that ends.
 pub async fn restore_database(
     options: &DatabaseOptions,
@@ -54,7 +60,7 @@ async fn restore_proven(
     let manifest = choice.manifest();
     let target = options.to_database.clone().unwrap_or_else(|| manifest.source.database.clone());
     let maintenance = doors.connection.with_database("postgres").connect().await?;
-    let there = require_free(&maintenance, &target, options).await?;
+    let there = require_free(&maintenance, &target, options.replace).await?;
     note_leftovers(&maintenance, setting).await?;
     let staging = format!("{}{}", databases::INCOMPLETE, setting.run);
     let work = Work { options, choice, doors, setting, connection: doors.connection.with_database(&staging) };
@@ -93,9 +99,9 @@ fn proven(staging: &str, error: PostgresError) -> Failure {
 }
 
 /// Whether a database named `target` is there and is to be replaced.
-async fn require_free(session: &Session, target: &str, options: &DatabaseOptions) -> Result<bool, Failure> {
+async fn require_free(session: &Session, target: &str, replace: bool) -> Result<bool, Failure> {
     let there = databases::exists(session.client(), target).await?;
-    if there && !options.replace {
+    if there && !replace {
         let message = format!("restore into the database {target}: there is one already");
         return Err(Failure::new(FailureKind::RefusedForSafety, message)
             .hint("Name another with --to-database, or replace it with --replace."));

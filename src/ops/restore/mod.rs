@@ -22,7 +22,7 @@ use crate::pipeline::openpgp::DecryptionKeys;
 use crate::postgres::{ClientTools, Connection};
 use crate::steps::prove::Proof;
 
-pub use database::{DatabaseOptions, restore_database};
+pub use database::{DatabaseOptions, require_free_target, restore_database};
 pub use source::{Choice, choose};
 pub use table::{TableMode, TableOptions, TablePlan, TableResult, restore_table};
 
