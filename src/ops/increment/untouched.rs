@@ -17,6 +17,9 @@ use crate::postgres::control::DataDirectory;
 use crate::postgres::{Connection, Coordinator, CoveredTable};
 use crate::steps::blocks::{BlockStore, history_in};
 
+/// Segments of the log that an increment reads itself, at most: to read a busy hour of it would take as long as the tables.
+const MOST_UNREAD: usize = 4;
+
 /// Where it is known which blocks the log touches.
 #[derive(Clone, Debug)]
 pub struct Log {
@@ -94,7 +97,12 @@ fn changes(log: &Log, system: SystemId, timeline: Timeline, stretch: LogStretch)
     }
     let history = history_in(&directory, timeline)
         .ok_or_else(|| format!("pg_wal does not hold the history of timeline {}", timeline.0))?;
-    log.blocks.changes(&history, (stretch.from, stretch.to), &directory)
+    let stretch = (stretch.from, stretch.to);
+    let lacking = log.blocks.lacking(&history, stretch, (system, directory.segment_size));
+    if lacking > MOST_UNREAD {
+        return Err(format!("{lacking} segments of the log were not read by `wal push` or `wal-sync`"));
+    }
+    log.blocks.changes(&history, stretch, &directory)
 }
 
 /// Lets go of summaries from before the log that the chain beginning with `root` can ever need.

@@ -119,6 +119,17 @@ impl BlockStore {
         }
     }
 
+    /// Segments of the log from `from` to `to`, on the way to the timeline of `history`, that have no summary yet.
+    pub fn lacking(
+        &self,
+        history: &TimelineHistory,
+        (from, to): (Lsn, Lsn),
+        (system, size): (SystemId, SegmentSize),
+    ) -> usize {
+        let segments = (size.number_at(from)..=size.number_at(to)).map(|number| history.segment(number, size));
+        segments.filter(|segment| !self.has(system, *segment)).count()
+    }
+
     /// What the log from `from` to `to` changes on the way to the timeline of `history`, in the data directory
     /// `directory`: from summaries, and from pg_wal where there are none. Errors with the reason, for people, why it is
     /// not known.
