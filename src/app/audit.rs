@@ -113,8 +113,12 @@ impl App {
         unopened.retain(|(name, _)| job.is_none_or(|job| job.writes_to(name)));
         let alerts = self.alert_doors(database, repositories.clone())?;
         let connection = self.connection(Verb::AuditCheckpoint, database)?;
-        let options =
-            audit_checkpoint::Options { terms: self.checkpoint_terms(job)?, restored, lock_timeout: LOCK_TIMEOUT };
+        let options = audit_checkpoint::Options {
+            terms: self.checkpoint_terms(job)?,
+            restored,
+            lock_timeout: LOCK_TIMEOUT,
+            longest_unverified: job.and_then(|_| self.longest_between(Verb::AuditVerify)),
+        };
         let doors = audit_checkpoint::Doors { connection, repositories, unopened, alerts };
         audit_checkpoint::run(&options, &doors, setting).await
     }

@@ -3,6 +3,8 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use chrono::TimeDelta;
+
 use crate::app::{App, secrets};
 use crate::catalog::Repository;
 use crate::config::{self, Checklist, Job, LogScan, Plan, Redis, VerifyMode};
@@ -167,24 +169,25 @@ impl App {
         })
     }
 
-    /// Where the status looks at the chain, and how old what is signed of it may be: twice the plan's intervals.
+    /// Where the status looks at the chain, and how old what is signed of it may be.
     fn chain_door(&self) -> Option<ChainDoor> {
-        let plan = self.loaded.plan.as_ref()?;
         let check::AuditChain { connection, spool } = self.audit_chain()?;
-        let now = self.clock.now();
-        let longest = |verb: Verb| {
-            // One month verified by itself says nothing of the chain.
-            let counts = |job: &&Job| job.enabled && job.verb == verb && job.mode != Some(VerifyMode::Sample);
-            let jobs = plan.job.values().filter(counts);
-            let ages = jobs.filter_map(|job| longest_age(&due(plan, job)?, now));
-            ages.map(|age| age.num_seconds()).min()
-        };
+        let longest = |verb: Verb| self.longest_between(verb).map(|age| age.num_seconds());
         Some(ChainDoor {
             connection,
             spool,
             longest_without_checkpoint: longest(Verb::AuditCheckpoint),
             longest_unverified: longest(Verb::AuditVerify),
         })
+    }
+
+    /// How long what a verb signs may lie back: twice the shortest interval of its jobs.
+    pub(in crate::app) fn longest_between(&self, verb: Verb) -> Option<TimeDelta> {
+        let (plan, now) = (self.loaded.plan.as_ref()?, self.clock.now());
+        // One month verified by itself says nothing of the chain.
+        let counts = |job: &&Job| job.enabled && job.verb == verb && job.mode != Some(VerifyMode::Sample);
+        let jobs = plan.job.values().filter(counts);
+        jobs.filter_map(|job| longest_age(&due(plan, job)?, now)).min()
     }
 
     fn repository_doors(&self, opened: Opened) -> Vec<check::Door> {

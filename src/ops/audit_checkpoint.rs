@@ -6,6 +6,8 @@
 
 use std::time::Duration;
 
+use chrono::{DateTime, TimeDelta, Utc};
+
 use crate::catalog::{Reading, Repository, StoredCheckpoint};
 use crate::model::audit::CHAIN;
 use crate::model::audit::alert::Subject;
@@ -30,6 +32,8 @@ pub struct Options {
     pub restored: Option<String>,
     /// Longest wait for the log's locks.
     pub lock_timeout: Duration,
+    /// The longest the last signed verification may lie back, where one is expected: past that somebody is told.
+    pub longest_unverified: Option<TimeDelta>,
 }
 
 /// What the verb works with.
@@ -97,6 +101,9 @@ async fn attempt(options: &Options, doors: &Doors, setting: &Setting) -> Result<
         let signed = one(repository, &statement, &snapshot, options, &mut done, setting).await;
         done.repositories.push(repository_outcome(&repository.name, signed.err().as_ref()));
     }
+    if let Some(longest) = options.longest_unverified {
+        done.findings.extend(unverified(&doors.repositories, longest, setting.clock.now()).await);
+    }
     for (name, failure) in &doors.unopened {
         done.repositories.push(repository_outcome(name, Some(failure)));
     }
@@ -141,6 +148,20 @@ async fn one(
     };
     statement.sign_into(repository, before.as_ref(), &occasion, setting).await?;
     Ok(())
+}
+
+/// A verification that did not run is no good news: nobody knows. Counted from the first checkpoint where there was none; a
+/// repository whose checkpoints cannot be read is told elsewhere.
+async fn unverified(repositories: &[Repository], longest: TimeDelta, now: DateTime<Utc>) -> Option<ChainFinding> {
+    let mut last: Option<DateTime<Utc>> = None;
+    for repository in repositories {
+        let Ok(history) = repository.checkpoint_history(CHAIN, Reading::Recent, now).await else { continue };
+        let verified = history.marks.iter().rev().find(|mark| mark.verified).or(history.marks.first());
+        last = last.max(verified.map(|mark| mark.taken));
+    }
+    let last = last.filter(|last| now - *last > longest)?;
+    let message = format!("no verification of the chain was signed since {}", last.format("%Y-%m-%dT%H:%M:%SZ"));
+    Some(ChainFinding::new(FindingKind::VerifyFailedToRun, message))
 }
 
 /// The last place of the chain that is as the repository's checkpoints have signed it.

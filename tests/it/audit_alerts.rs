@@ -240,6 +240,29 @@ fn the_shell_installs_verifies_signs_and_acknowledges() {
     assert_eq!(desk.json(0, &["alert", "list", "--all"])["alerts"].as_array().unwrap().len(), 2);
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_verification_that_did_not_run_is_an_alert_of_the_next_checkpoint() {
+    let watched = watched().await;
+    let hour = chrono::TimeDelta::hours(1);
+    assert!(watched.checkpoint_expecting(Some(hour), None).await.unwrap().is_green(), "the chain is young");
+    let waited = |outcome: dbagent::model::outcome::Outcome| {
+        let codes: Vec<_> = outcome.findings.into_iter().map(|finding| finding.code).collect();
+        assert_eq!(codes, ["VERIFY_FAILED_TO_RUN"]);
+    };
+    let never = chrono::TimeDelta::zero();
+    waited(watched.checkpoint_expecting(Some(never), None).await.unwrap());
+    assert!(watched.verify(Scope::Full).await.unwrap().is_green());
+    assert!(watched.checkpoint_expecting(Some(hour), None).await.unwrap().is_green());
+    waited(watched.checkpoint_expecting(Some(never), None).await.unwrap());
+    let open = "SELECT count(*) || ' ' || min(payload ->> 'detail') FROM audit.alert_outbox";
+    let told = watched.chained.text(open).await;
+    assert!(
+        told.starts_with("1 no verification of the chain was signed since"),
+        "one alert until it is acknowledged: {told}"
+    );
+    assert_eq!(watched.signed().await.count(), 5, "checkpoints are signed all the same");
+}
+
 #[test]
 fn f103_what_somebody_changed_of_the_protection_is_said_and_put_back() {
     let desk = desk();

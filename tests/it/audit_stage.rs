@@ -275,6 +275,15 @@ impl Watched {
 
     /// The verb `audit-checkpoint`.
     pub async fn checkpoint(&self, restored: Option<&str>) -> Result<Outcome, Failure> {
+        self.checkpoint_expecting(None, restored).await
+    }
+
+    /// The same where the last verification may lie back no longer than this.
+    pub async fn checkpoint_expecting(
+        &self,
+        longest_unverified: Option<chrono::TimeDelta>,
+        restored: Option<&str>,
+    ) -> Result<Outcome, Failure> {
         let doors = audit_checkpoint::Doors {
             connection: self.agent(),
             repositories: vec![self.repository.clone()],
@@ -284,6 +293,7 @@ impl Watched {
         let options = audit_checkpoint::Options {
             terms: terms(),
             restored: restored.map(str::to_owned),
+            longest_unverified,
             lock_timeout: std::time::Duration::from_secs(2),
         };
         audit_checkpoint::run(&options, &doors, &setting()).await
