@@ -345,6 +345,29 @@ async fn f107_verifying_while_sessions_insert_and_partitions_go_raises_no_alarm(
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn f107_a_deadlock_with_whoever_drops_a_month_is_no_alarm() {
+    let chained = Chained::new().await;
+    chained.add(3).await;
+    chained
+        .run("CREATE TABLE audit_logs_2098_01 PARTITION OF audit_logs FOR VALUES FROM ('2098-01-01') TO ('2098-02-01')")
+        .await;
+    let dropping = chained.session().await;
+    let lock = |name: &str| format!("LOCK TABLE ONLY public.{name} IN ACCESS EXCLUSIVE MODE");
+    dropping.batch(&format!("SET deadlock_timeout = '20s'; BEGIN; {}", lock("audit_logs_2098_01"))).await.unwrap();
+    let goes_on = async {
+        let waiting = "SELECT count(*) FROM pg_locks WHERE NOT granted AND relation = 'audit_logs_2098_01'::regclass";
+        while chained.text(waiting).await == "0" {}
+        dropping.batch(&lock("audit_logs_default")).await.unwrap();
+        dropping.batch("ROLLBACK").await.unwrap();
+    };
+    let connection = chained.connection();
+    let (whole, ()) = tokio::join!(verified(&connection, Scope::Full), goes_on);
+    assert_eq!((whole.rows, whole.findings.len()), (3, 0));
+    // The fault fired: PostgreSQL counts what it broke.
+    while chained.text("SELECT deadlocks FROM pg_stat_database WHERE datname = current_database()").await == "0" {}
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn one_partition_is_verified_by_itself() {
     let chained = Chained::new().await;
     chained.run(&history(100)).await;

@@ -89,12 +89,7 @@ impl ChainSnapshot {
                     return Ok(Self { session, id, connection: connection.clone(), partitions, head, origin });
                 }
                 Err(error) if attempt == ATTEMPTS => return Err(error),
-                // A partition that was there when we looked and is gone when we lock it: its name is no relation any more.
-                Err(error)
-                    if !matches!(error.kind, PostgresErrorKind::LockTimeout | PostgresErrorKind::MissingObject) =>
-                {
-                    return Err(error);
-                }
+                Err(error) if !passes(error.kind) => return Err(error),
                 _ => {}
             }
             session.batch("ROLLBACK").await?;
@@ -166,6 +161,14 @@ impl ChainSnapshot {
     pub async fn release(self) -> Result<(), PostgresError> {
         self.session.batch("COMMIT").await
     }
+}
+
+/// Whether another try may do better. A partition that was there when we looked and is gone when we lock it is no relation any
+/// more; looking at the partitions locks each for a moment, without the parent, and whoever drops one takes parent, partition
+/// and default one in that order: a deadlock.
+fn passes(kind: PostgresErrorKind) -> bool {
+    use PostgresErrorKind::{LockTimeout, MissingObject, Transient};
+    matches!(kind, LockTimeout | MissingObject | Transient)
 }
 
 const BEGIN: &str = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; SET LOCAL synchronize_seqscans = off; \
