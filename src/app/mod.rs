@@ -13,6 +13,7 @@ pub mod install;
 pub mod keys;
 pub mod manual;
 mod partitions;
+pub mod past;
 pub mod policies;
 mod postgres;
 mod recover;

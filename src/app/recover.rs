@@ -6,8 +6,8 @@ use std::thread::available_parallelism;
 
 use crate::app::App;
 use crate::model::failure::{Failure, FailureKind};
-use crate::model::manifest::Manifest;
 use crate::ops::recover;
+use crate::postgres::find_server;
 
 impl App {
     /// What a restore to a moment works with, reading from all repositories or from the one called `only`.
@@ -33,17 +33,21 @@ impl App {
         })
     }
 
-    /// What starts the copy of `manifest`.
-    pub fn starter(&self, manifest: &Manifest) -> Result<recover::Starter, Failure> {
+    /// What starts the copy that `plan` makes. Errors where this host has no server of its major version.
+    pub async fn starter(&self, plan: &recover::Plan) -> Result<recover::Starter, Failure> {
+        let manifest = &plan.artifact.manifest;
         let connection = self.connection(manifest.verb, None)?;
+        let (explicit, major) = (self.loaded.config.postgres.bin_directory.clone(), plan.base.major);
+        let found = tokio::task::spawn_blocking(move || find_server(explicit.as_deref(), major)).await;
+        let found = found.map_err(|error| Failure::new(FailureKind::Failed, "look for PostgreSQL").because(error))?;
         Ok(recover::Starter {
-            bin_directory: self.loaded.config.postgres.bin_directory.as_ref().map(|path| path.to_path_buf()),
+            bin_directory: Some(found?),
             user: connection.user().to_owned(),
             database: manifest.source.database.clone(),
+            settings: Vec::new(),
         })
     }
 
-    /// `restore_command` with absolute paths: PostgreSQL runs it in its data directory and without our environment.
     fn restore_command(&self) -> Result<String, Failure> {
         let failed = |error| Failure::new(FailureKind::Failed, "find this program for restore_command").because(error);
         let program = std::env::current_exe().map_err(failed)?;

@@ -76,7 +76,7 @@ pub enum Command {
     /// What is stored: list, show, verify, keep, delete
     #[command(subcommand)]
     Backup(Backup),
-    /// Restore a database or a table
+    /// Restore a database, a table, or the whole cluster; a table and the cluster also as of a moment
     Restore(Box<Restore>),
     /// Apply retention; with --plan, show what would go and why
     Expire(Expire),
@@ -243,6 +243,7 @@ pub struct Consent {
 
 #[derive(Debug, Args)]
 #[command(group(clap::ArgGroup::new("what").required(true).args(["database", "table", "to"])))]
+#[command(group(clap::ArgGroup::new("then").args(["table", "to"])))]
 pub struct Restore {
     /// Restore this database, into a new one
     #[arg(long, value_name = "NAME")]
@@ -253,29 +254,30 @@ pub struct Restore {
     /// Restore the whole cluster as it was at a moment into this directory, from a base backup and the archived log
     #[arg(long, value_name = "DIRECTORY")]
     pub to: Option<PathBuf>,
-    /// The moment: 2026-03-01T14:30:00Z, "2026-03-01 14:30 Europe/Amsterdam", "2 hours ago", latest
-    #[arg(long, value_name = "TIME", requires = "to", group = "target")]
+    /// The moment: 2026-03-01T14:30:00Z, "2026-03-01 14:30 Europe/Amsterdam", "2 hours ago", latest. With --table, the table
+    /// as it was then: recovered in the scratch directory from a base backup and the archived log, and taken from there
+    #[arg(long, value_name = "TIME", requires = "then", group = "target")]
     pub target_time: Option<String>,
     /// The position in the log
-    #[arg(long, value_name = "LSN", requires = "to", group = "target")]
+    #[arg(long, value_name = "LSN", requires = "then", group = "target")]
     pub target_lsn: Option<String>,
     /// The transaction
-    #[arg(long, value_name = "XID", requires = "to", group = "target")]
+    #[arg(long, value_name = "XID", requires = "then", group = "target")]
     pub target_xid: Option<u32>,
     /// The restore point
-    #[arg(long, value_name = "NAME", requires = "to", group = "target")]
+    #[arg(long, value_name = "NAME", requires = "then", group = "target")]
     pub target_name: Option<String>,
     /// The first consistent state of the base backup
     #[arg(long, requires = "to", group = "target")]
     pub immediate: bool,
-    /// Everything that is archived (what is done when nothing else is said)
-    #[arg(long, requires = "to", group = "target")]
+    /// Everything that is archived (what is done with --to when nothing else is said)
+    #[arg(long, requires = "then", group = "target")]
     pub latest: bool,
     /// Leave out what is exactly at the target
     #[arg(long, requires = "target")]
     pub exclusive: bool,
     /// Follow this timeline instead of the newest
-    #[arg(long, value_name = "N", requires = "to")]
+    #[arg(long, value_name = "N", requires = "then")]
     pub timeline: Option<u32>,
     /// What the server does at the target
     #[arg(long, value_enum, default_value_t = RestoreAction::Pause, requires = "to")]
@@ -295,11 +297,11 @@ pub struct Restore {
     /// Start the copy and follow it to the target
     #[arg(long, requires = "to")]
     pub start: bool,
-    /// Which backup: full id, unique prefix, latest or oldest
+    /// Which backup: full id, unique prefix, latest or oldest; with a target, the base backup to begin with
     #[arg(long, value_name = "ID", default_value = "latest")]
     pub backup: String,
     /// The last backup at or before this instant (2026-03-01T14:30:00Z; an offset is required)
-    #[arg(long, value_name = "TIME", conflicts_with = "backup")]
+    #[arg(long, value_name = "TIME", conflicts_with_all = ["backup", "target"])]
     pub until: Option<String>,
     /// Read from this repository
     #[arg(long, value_name = "NAME")]
@@ -330,6 +332,14 @@ pub struct Restore {
     pub accept_unsigned: bool,
     #[command(flatten)]
     pub consent: Consent,
+}
+
+impl Restore {
+    /// Whether a table is wanted as it was at a moment, by a recovery.
+    pub fn is_past_table(&self) -> bool {
+        let named = [&self.target_time, &self.target_lsn, &self.target_name].iter().any(|target| target.is_some());
+        self.table.is_some() && (named || self.target_xid.is_some() || self.latest)
+    }
 }
 
 /// What the server does at the target.

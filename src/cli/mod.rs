@@ -15,6 +15,7 @@ mod init;
 mod job;
 mod output;
 mod partition;
+mod past;
 mod plan;
 mod progress;
 mod prompt;

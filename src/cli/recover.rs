@@ -32,7 +32,7 @@ pub async fn run(app: &App, arguments: &Restore, output: &Output) -> Result<Code
     let restored = recover::restore(&plan, &options, &doors, &setting).await?;
     let started = match arguments.start {
         true => {
-            let starter = app.starter(&plan.artifact.manifest)?;
+            let starter = app.starter(&plan).await?;
             Some(recover::start(&plan, &options, &restored, &starter, &setting).await?)
         }
         false => None,
@@ -41,11 +41,15 @@ pub async fn run(app: &App, arguments: &Restore, output: &Output) -> Result<Code
     Ok(0)
 }
 
-fn options(app: &App, arguments: &Restore) -> Result<Options, Failure> {
+/// What is asked for; a copy that has a place of its own gets it later.
+pub(super) fn options(app: &App, arguments: &Restore) -> Result<Options, Failure> {
     let usage = |message: String| Failure::new(FailureKind::Usage, message);
-    let Some(to) = &arguments.to else { return Err(usage("restore: say --to DIRECTORY".into())) };
-    let to =
-        std::path::absolute(to).map_err(|error| usage(format!("use the directory {}", to.display())).because(error))?;
+    let to = arguments.to.clone().unwrap_or_default();
+    let to = match to.as_os_str().is_empty() {
+        true => to,
+        false => std::path::absolute(&to)
+            .map_err(|error| usage(format!("use the directory {}", to.display())).because(error))?,
+    };
     let Ok(selector) = arguments.backup.parse::<Selector>();
     let maps = arguments.tablespace_map.iter().map(|map| map.parse().map_err(usage)).collect::<Result<Vec<_>, _>>()?;
     Ok(Options {
@@ -94,11 +98,11 @@ fn instant(app: &App, text: &str) -> Result<DateTime<Utc>, Failure> {
     })
 }
 
-fn precise(instant: DateTime<Utc>) -> String {
+pub(super) fn precise(instant: DateTime<Utc>) -> String {
     instant.to_rfc3339_opts(SecondsFormat::AutoSi, true)
 }
 
-fn plan_json(plan: &Plan, options: &Options) -> serde_json::Value {
+pub(super) fn plan_json(plan: &Plan, options: &Options) -> serde_json::Value {
     json!({
         "target": options.target.to_string(),
         "directory": options.to,
@@ -117,9 +121,19 @@ fn plan_json(plan: &Plan, options: &Options) -> serde_json::Value {
     })
 }
 
-fn plan_text(plan: &Plan, options: &Options) -> String {
+pub(super) fn plan_text(plan: &Plan, options: &Options) -> String {
+    let into = match options.to.as_os_str().is_empty() {
+        true => String::new(),
+        false => format!(" into {}", options.to.display()),
+    };
+    let target = match &options.target {
+        Target::Time(instant) => {
+            format!("{} ({} here)", precise(*instant), instant.with_timezone(&chrono::Local).to_rfc3339())
+        }
+        target => target.to_string(),
+    };
     let mut lines = vec![
-        format!("to {} into {}", options.target, options.to.display()),
+        format!("to {target}{into}"),
         format!(
             "from {} in repository {}: {} of files, {} to fetch",
             plan.artifact.name,
@@ -137,10 +151,6 @@ fn plan_text(plan: &Plan, options: &Options) -> String {
             precise(plan.reach.until)
         ),
     ];
-    if let Target::Time(instant) = &options.target {
-        let local = instant.with_timezone(&chrono::Local);
-        lines[0] = format!("to {} ({} here) into {}", precise(*instant), local.to_rfc3339(), options.to.display());
-    }
     lines.extend(plan.notes.iter().map(|note| format!("note: {note}")));
     lines.join("\n")
 }

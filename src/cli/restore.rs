@@ -7,7 +7,7 @@ use crate::app::App;
 use crate::catalog::Selector;
 use crate::cli::arguments::{Restore, TableMode as Mode};
 use crate::cli::output::{Output, Tone};
-use crate::cli::{Code, progress, prompt, recover, signals};
+use crate::cli::{Code, past, progress, prompt, recover, signals};
 use crate::model::failure::{Failure, FailureKind};
 use crate::model::table::TableName;
 use crate::ops::Setting;
@@ -19,6 +19,9 @@ const LOCK_TIMEOUT: std::time::Duration = std::time::Duration::from_secs(10);
 pub async fn run(app: &App, arguments: &Restore, output: &Output) -> Result<Code, Failure> {
     if arguments.to.is_some() {
         return recover::run(app, arguments, output).await;
+    }
+    if arguments.is_past_table() {
+        return past::run(app, arguments, output).await;
     }
     let setting = app.setting(progress::on_screen(output), signals::stop());
     let wanted = wanted(arguments)?;
@@ -101,6 +104,23 @@ async fn restore_table(
     setting: &Setting,
     output: &Output,
 ) -> Result<Code, Failure> {
+    let options = table_options(table, arguments)?;
+    require_consent(&options, "the backup", arguments)?;
+    let choice = restore::choose(wanted, doors, setting).await?;
+    told(&choice, output);
+    let (plan, restored) = restore::restore_table(&options, &choice, doors, setting).await?;
+    match (restored, plan) {
+        (Some(restored), _) => show(&restored, output),
+        (None, Some(plan)) => {
+            output.result(&plan_json(&plan), || plan_text(&plan, &options.mode, "the backup"));
+        }
+        (None, None) => {}
+    }
+    Ok(0)
+}
+
+/// What is to be done with one table.
+pub(super) fn table_options(table: TableName, arguments: &Restore) -> Result<TableOptions, Failure> {
     let beside = arguments.r#as.as_ref().map(|name| name.parse::<TableName>()).transpose();
     let beside = beside.map_err(|error| Failure::new(FailureKind::Usage, error.to_string()))?;
     let mode = match arguments.mode {
@@ -108,50 +128,46 @@ async fn restore_table(
         Some(Mode::Merge) => TableMode::Merge,
         Some(Mode::Replace) => TableMode::Replace,
     };
-    if mode == TableMode::Replace && !arguments.consent.plan {
-        prompt::require_consent(
-            &arguments.consent,
-            &format!("make the table {table} equal to the backup"),
-            &table.name,
-        )?;
-    }
-    let choice = restore::choose(wanted, doors, setting).await?;
-    told(&choice, output);
-    let options = TableOptions {
-        table,
-        mode,
-        plan_only: arguments.consent.plan,
-        lock_timeout: LOCK_TIMEOUT,
-        reindex: arguments.reindex,
-    };
-    let (plan, restored) = restore::restore_table(&options, &choice, doors, setting).await?;
-    match (restored, plan) {
-        (Some(restored), _) => show(&restored, output),
-        (None, Some(plan)) => show_plan(&plan, output),
-        (None, None) => {}
-    }
-    Ok(0)
+    let (plan_only, reindex) = (arguments.consent.plan, arguments.reindex);
+    Ok(TableOptions { table, mode, plan_only, lock_timeout: LOCK_TIMEOUT, reindex })
 }
 
-fn show_plan(plan: &TablePlan, output: &Output) {
+/// Rows that are deleted are asked about first.
+pub(super) fn require_consent(options: &TableOptions, what: &str, arguments: &Restore) -> Result<(), Failure> {
+    if options.mode != TableMode::Replace || options.plan_only {
+        return Ok(());
+    }
+    let table = &options.table;
+    prompt::require_consent(&arguments.consent, &format!("make the table {table} equal to {what}"), &table.name)
+}
+
+pub(super) fn plan_json(plan: &TablePlan) -> serde_json::Value {
     let counts = plan.counts;
-    let result = json!({"table": plan.table.to_string(), "missing": counts.missing, "differing": counts.differing, "extra": counts.extra});
-    output.result(&result, || {
-        format!(
-            "{}: {} rows are missing, {} differ, {} are not in the backup (merge leaves those, replace deletes them)",
+    json!({"table": plan.table.to_string(), "missing": counts.missing, "differing": counts.differing, "extra": counts.extra})
+}
+
+pub(super) fn plan_text(plan: &TablePlan, mode: &TableMode, what: &str) -> String {
+    let counts = plan.counts;
+    match mode {
+        TableMode::Beside(_) => format!("would make {} with {} rows", plan.table, counts.missing),
+        TableMode::Merge | TableMode::Replace => format!(
+            "{}: {} rows are missing, {} differ, {} are not in {what} (merge leaves those, replace deletes them)",
             plan.table, counts.missing, counts.differing, counts.extra
-        )
-    });
+        ),
+    }
+}
+
+pub(super) fn json_of(restored: &Restored) -> serde_json::Value {
+    let phases: Vec<_> =
+        restored.phases.iter().map(|(name, seconds)| json!({"phase": name, "seconds": seconds})).collect();
+    json!({
+        "restored": restored.target, "rows": restored.rows(), "proofs": restored.proofs, "phases": phases,
+        "not_exact": restored.inexact,
+    })
 }
 
 fn show(restored: &Restored, output: &Output) {
-    let phases: Vec<_> =
-        restored.phases.iter().map(|(name, seconds)| json!({"phase": name, "seconds": seconds})).collect();
-    let result = json!({
-        "restored": restored.target, "rows": restored.rows(), "proofs": restored.proofs, "phases": phases,
-        "not_exact": restored.inexact,
-    });
-    output.result(&result, || {
+    output.result(&json_of(restored), || {
         let equal = format!("{} holds {} rows, proven equal to the backup", restored.target, restored.rows());
         let inexact = restored.inexact.iter().map(|table| {
             output.paint(

@@ -52,7 +52,7 @@ pub struct FileError {
 }
 
 impl FileError {
-    fn io(what: &str, path: &Path, source: impl Into<io::Error>) -> Self {
+    pub(super) fn io(what: &str, path: &Path, source: impl Into<io::Error>) -> Self {
         let source = source.into();
         let kind = match source.kind() {
             io::ErrorKind::NotFound => FileErrorKind::Missing,

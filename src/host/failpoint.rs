@@ -65,6 +65,8 @@ pub enum FailPoint {
     RecoverBeforeSettings,
     /// The copy is ready but for its mark.
     RecoverBeforeUnmark,
+    /// A copy for one piece of work has come to its target; nothing was read of it.
+    RecoverAside,
     /// A restore is about to load rows.
     RestoreBeforeLoad,
     /// A restore has loaded some rows.
@@ -115,7 +117,7 @@ pub enum FailPoint {
 
 impl FailPoint {
     /// Every point, in the order of a run.
-    pub const ALL: [Self; 50] = [
+    pub const ALL: [Self; 51] = [
         Self::DumpSnapshot,
         Self::DumpSpawned,
         Self::DumpFirstByte,
@@ -143,6 +145,7 @@ impl FailPoint {
         Self::RecoverPartDone,
         Self::RecoverBeforeSettings,
         Self::RecoverBeforeUnmark,
+        Self::RecoverAside,
         Self::RestoreBeforeLoad,
         Self::RestoreMidLoad,
         Self::RestoreMidIncrements,
@@ -198,6 +201,7 @@ impl FailPoint {
             Self::RecoverPartDone => "recover.part_done",
             Self::RecoverBeforeSettings => "recover.before_settings",
             Self::RecoverBeforeUnmark => "recover.before_unmark",
+            Self::RecoverAside => "aside.recovered",
             Self::RestoreBeforeLoad => "restore.before_load",
             Self::RestoreMidLoad => "restore.mid_load",
             Self::RestoreMidIncrements => "restore.mid_increments",

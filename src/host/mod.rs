@@ -18,6 +18,7 @@ pub mod secrets_manager;
 pub mod services;
 pub mod space;
 pub mod spool;
+pub mod throwaway;
 
 pub use checked::CheckedSource;
 pub use child::{
@@ -34,3 +35,4 @@ pub use incoming::Incoming;
 pub use lock::{FileLock, LockError};
 pub use space::Space;
 pub use spool::Spool;
+pub use throwaway::Throwaway;

@@ -73,6 +73,13 @@ pub struct Stopped {
     pub at: DateTime<Utc>,
 }
 
+/// The tablespaces that have a place of their own.
+pub async fn tablespaces(session: &Session) -> Result<Vec<Tablespace>, PostgresError> {
+    let rows = session.client().query(include_str!("../../sql/base/tablespaces.sql"), &[]).await;
+    let rows = rows.map_err(|error| session.failed("list the tablespaces", error))?;
+    Ok(rows.iter().map(|row| Tablespace { oid: row.get("oid"), path: row.get("location") }).collect())
+}
+
 impl BackupSession {
     /// Connects and asks what has to be known.
     pub async fn connect(connection: &Connection) -> Result<(Self, BaseFacts), PostgresError> {
@@ -81,9 +88,7 @@ impl BackupSession {
         let failed = |error| session.failed("ask the server what a base backup needs", error);
         let rows = session.client().query(include_str!("../../sql/base/settings.sql"), &[]).await.map_err(failed)?;
         let settings = rows.iter().map(|row| (row.get("name"), row.get("setting"))).collect();
-        let rows = session.client().query(include_str!("../../sql/base/tablespaces.sql"), &[]).await.map_err(failed)?;
-        let tablespaces =
-            rows.iter().map(|row| Tablespace { oid: row.get("oid"), path: row.get("location") }).collect();
+        let tablespaces = tablespaces(&session).await?;
         let major = server.major();
         Ok((Self { session, major }, BaseFacts { server, settings, tablespaces }))
     }

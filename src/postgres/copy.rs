@@ -5,17 +5,18 @@
 
 use std::ops::Range;
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use futures_util::{SinkExt as _, TryStreamExt as _};
 use tokio_postgres::CopyInSink;
 
+use crate::host::{FailPoint, reach};
 use crate::model::buckets::KeySums;
 use crate::model::copy_text::key_of;
 use crate::model::digest::{Digest, TableSum};
 use crate::model::table::QualifiedTable;
 use crate::postgres::connection::{Connection, Session};
 use crate::postgres::databases::literal;
-use crate::postgres::error::PostgresError;
+use crate::postgres::error::{PostgresError, PostgresErrorKind};
 use crate::postgres::tables::column_list;
 
 /// A session whose COPY text is that of a dump in `encoding`.
@@ -85,6 +86,35 @@ pub async fn sum_tree(
 /// Operations").
 pub async fn sum(session: &Session, statement: &str) -> Result<TableSum, PostgresError> {
     sum_with_keys(session, statement, None).await
+}
+
+/// Bytes of rows that are sent in one go.
+const BLOCK: usize = 256 << 10;
+
+/// Carries the rows that the COPY statement of `from` gives into that of `into`, and gives what they add up to; `told` hears
+/// how far it is. Memory: one block and the longest row.
+pub async fn carry(
+    from: (&Session, &str),
+    into: (&Session, &str),
+    told: &(dyn Fn(&TableSum) + Send + Sync),
+) -> Result<TableSum, PostgresError> {
+    let rows = from.0.client().copy_out(from.1).await?;
+    let mut rows = std::pin::pin!(rows);
+    let mut sink = copy_in(into.0, into.1).await?;
+    let (mut sum, mut block) = (TableSum::default(), BytesMut::new());
+    while let Some(row) = rows.try_next().await? {
+        sum.add_row(row.strip_suffix(b"\n").unwrap_or(&row));
+        block.extend_from_slice(&row);
+        if block.len() >= BLOCK {
+            sink.write(block.split().freeze()).await?;
+            let broken = |error| PostgresError::new(PostgresErrorKind::Other, "carry rows").because(error);
+            reach(FailPoint::RestoreMidLoad).map_err(broken)?;
+            told(&sum);
+        }
+    }
+    sink.write(block.freeze()).await?;
+    sink.finish().await?;
+    Ok(sum)
 }
 
 async fn sum_with_keys(

@@ -71,12 +71,9 @@ impl Difference {
     /// Makes the session's staging table for `table`, to be filled with `columns` by COPY into
     /// [`Difference::copy_statement`]. A table without primary key is refused: its rows cannot be matched.
     pub async fn begin(client: &Client, table: &QualifiedTable, columns: &[String]) -> Result<Self, PostgresError> {
-        let rows = client.query(include_str!("../../sql/table/primary_key.sql"), &[&table.quoted()]).await?;
-        let key: Vec<String> = rows.iter().map(|row| row.get(0)).collect();
+        let key = tables::primary_key(client, table).await?;
         if key.is_empty() {
-            let message = format!("compare the rows of {table}: it has no primary key");
-            return Err(PostgresError::new(PostgresErrorKind::Other, message)
-                .hint("Restore it beside with --as, and compare there."));
+            return Err(Self::without_key(table));
         }
         let own = if tables::is_partitioned(client, table).await? { "" } else { "ONLY " };
         let own = format!("{own}{}", table.quoted());
@@ -85,6 +82,12 @@ impl Difference {
         let make = format!("CREATE TEMPORARY TABLE dbagent_staging AS SELECT {columns} FROM {table} WITH NO DATA");
         client.batch_execute(&make).await?;
         Ok(difference)
+    }
+
+    /// The refusal of a table whose rows cannot be told apart.
+    pub fn without_key(table: &QualifiedTable) -> PostgresError {
+        PostgresError::new(PostgresErrorKind::Other, format!("compare the rows of {table}: it has no primary key"))
+            .hint("Restore it beside with --as, and compare there.")
     }
 
     /// The COPY statement that fills the staging table with rows of these columns.

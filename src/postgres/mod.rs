@@ -48,4 +48,4 @@ pub use error::{PostgresError, PostgresErrorKind};
 pub use facts::{RoleFacts, ServerFacts};
 pub use file_tree::FileTree;
 pub use request::ConnectionRequest;
-pub use tools::{ClientTools, Tool, bin_directories, find_tool};
+pub use tools::{ClientTools, Tool, bin_directories, find_server, find_tool};

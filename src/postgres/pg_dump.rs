@@ -6,6 +6,7 @@ use std::ffi::OsString;
 
 use crate::host::ChildSpec;
 use crate::model::failure::{Failure, FailureKind};
+use crate::model::table::QualifiedTable;
 use crate::postgres::coordinator::Coordinator;
 use crate::postgres::environment::ChildEnvironment;
 use crate::postgres::tools::ClientTools;
@@ -47,6 +48,18 @@ pub fn data(
 pub fn schema(tools: &ClientTools, environment: &ChildEnvironment, coordinator: &Coordinator) -> ChildSpec {
     let mut arguments = archive_arguments(coordinator);
     arguments.push("--schema-only".into());
+    spec(&tools.pg_dump.path, arguments, environment, "pg_dump --schema-only")
+}
+
+/// The definition of one table, as an archive; no rows. Of the server as it is: nobody may be changing it.
+pub fn table_schema(tools: &ClientTools, environment: &ChildEnvironment, table: &QualifiedTable) -> ChildSpec {
+    let arguments: Vec<OsString> = vec![
+        "--format=custom".into(),
+        "--compress=0".into(),
+        "--no-password".into(),
+        "--schema-only".into(),
+        format!("--table={}", table.quoted()).into(),
+    ];
     spec(&tools.pg_dump.path, arguments, environment, "pg_dump --schema-only")
 }
 

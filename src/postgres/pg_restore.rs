@@ -135,6 +135,26 @@ pub fn for_database(statement: &str, name: &str) -> Option<String> {
     None
 }
 
+/// `statement`, which makes a table, for the table `name` instead, logged or temporary as its schema has it; nothing when it
+/// makes none.
+pub fn for_table(statement: &str, name: &QualifiedTable) -> Option<String> {
+    let rest = CREATE_TABLE.iter().find_map(|kind| statement.strip_prefix(kind))?;
+    let end = part_end(rest)?;
+    let rest = match rest[end..].strip_prefix('.') {
+        Some(table) => &table[part_end(table)?..],
+        None => &rest[end..],
+    };
+    Some(format!("CREATE TABLE {}{rest}", name.quoted()))
+}
+
+/// How the statements begin that make a table.
+const CREATE_TABLE: [&str; 2] = ["CREATE TABLE ", "CREATE UNLOGGED TABLE "];
+
+/// Where the part of a name that `text` begins with ends: before a dot or a space.
+fn part_end(text: &str) -> Option<usize> {
+    if text.starts_with('"') { identifier_end(text) } else { text.find(['.', ' ']) }
+}
+
 /// Where the identifier that `text` begins with ends (PostgreSQL manual, "Identifiers and Key Words").
 fn identifier_end(text: &str) -> Option<usize> {
     if !text.starts_with('"') {
@@ -194,6 +214,21 @@ mod tests {
         ];
         for (statement, turned) in cases {
             assert_eq!(for_database(statement, "new").as_deref(), turned, "{statement}");
+        }
+    }
+
+    #[test]
+    fn a_table_is_made_under_another_name_whatever_it_is_called() {
+        let name = QualifiedTable::new("a.b", "new");
+        let cases = [
+            ("CREATE TABLE public.orders (\n    id int\n)", Some("CREATE TABLE \"a.b\".\"new\" (\n    id int\n)")),
+            ("CREATE TABLE public.\"Odd \"\"na.me (\" (x int)", Some("CREATE TABLE \"a.b\".\"new\" (x int)")),
+            ("CREATE UNLOGGED TABLE \"a b\".c (x int)", Some("CREATE TABLE \"a.b\".\"new\" (x int)")),
+            ("CREATE TABLE lonely (x int)", Some("CREATE TABLE \"a.b\".\"new\" (x int)")),
+            ("ALTER TABLE public.orders OWNER TO x", None),
+        ];
+        for (statement, made) in cases {
+            assert_eq!(for_table(statement, &name).as_deref(), made, "{statement}");
         }
     }
 

@@ -1,10 +1,10 @@
 //! Single tables: is one there, make one like it, are its columns those expected, refresh its statistics.
 
-use tokio_postgres::Client;
 use tokio_postgres::types::ToSql;
+use tokio_postgres::{Client, Row};
 
 use crate::model::manifest::SequenceRecord;
-use crate::model::table::{QualifiedTable, quote_identifier};
+use crate::model::table::{QualifiedTable, TableName, quote_identifier};
 use crate::postgres::error::{PostgresError, PostgresErrorKind};
 
 /// Whether `table` exists, of whatever kind.
@@ -12,6 +12,37 @@ pub async fn exists(client: &Client, table: &QualifiedTable) -> Result<bool, Pos
     let row =
         client.query_one("SELECT pg_catalog.to_regclass($1::pg_catalog.text) IS NOT NULL", &[&table.quoted()]).await?;
     Ok(row.get(0))
+}
+
+/// The ordinary and partitioned tables that `name` may mean, each with whether it is partitioned.
+pub async fn find(client: &Client, name: &TableName) -> Result<Vec<(QualifiedTable, bool)>, PostgresError> {
+    let parameters: [&(dyn ToSql + Sync); 2] = [&name.name, &name.schema];
+    let rows = client.query(include_str!("../../sql/table/find.sql"), &parameters).await?;
+    let table = |row: &Row| (QualifiedTable::new(row.get::<_, String>(0), row.get::<_, String>(1)), row.get(2));
+    Ok(rows.iter().map(table).collect())
+}
+
+/// The columns of `table` that COPY lists, in order.
+pub async fn columns(client: &Client, table: &QualifiedTable) -> Result<Vec<String>, PostgresError> {
+    let rows = client.query(include_str!("../../sql/table/columns.sql"), &[&table.quoted()]).await?;
+    Ok(rows.iter().map(|row| row.get(0)).collect())
+}
+
+/// The columns of the primary key of `table`, in its order; none where there is no such key.
+pub async fn primary_key(client: &Client, table: &QualifiedTable) -> Result<Vec<String>, PostgresError> {
+    let rows = client.query(include_str!("../../sql/table/primary_key.sql"), &[&table.quoted()]).await?;
+    Ok(rows.iter().map(|row| row.get(0)).collect())
+}
+
+/// Name and type of each column of `table`, and whether it is generated; by name.
+pub async fn form(client: &Client, table: &QualifiedTable) -> Result<Vec<(String, String, bool)>, PostgresError> {
+    let rows = client.query(include_str!("../../sql/table/form.sql"), &[&table.quoted()]).await?;
+    Ok(rows.iter().map(|row| (row.get(0), row.get(1), row.get(2))).collect())
+}
+
+/// The encoding of the database's text.
+pub async fn encoding(client: &Client) -> Result<String, PostgresError> {
+    Ok(client.query_one(include_str!("../../sql/table/encoding.sql"), &[]).await?.get(0))
 }
 
 /// Makes the empty table `name` with the columns, defaults, checks and indexes of `like`, without its triggers and
@@ -28,8 +59,7 @@ pub async fn drop(client: &Client, table: &QualifiedTable) -> Result<(), Postgre
 
 /// Errors unless `table` has every column of `columns`, and no other that COPY would list.
 pub async fn require_columns(client: &Client, table: &QualifiedTable, columns: &[String]) -> Result<(), PostgresError> {
-    let rows = client.query(include_str!("../../sql/table/columns.sql"), &[&table.quoted()]).await?;
-    let has: Vec<String> = rows.iter().map(|row| row.get(0)).collect();
+    let has = self::columns(client, table).await?;
     let lacks = columns.iter().filter(|column| !has.contains(column)).cloned();
     let extra = has.iter().filter(|column| !columns.contains(column)).cloned();
     let different: Vec<String> =

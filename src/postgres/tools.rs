@@ -129,6 +129,28 @@ pub fn find_tool(explicit: Option<&Path>, name: &str) -> Result<PathBuf, Postgre
     found.ok_or_else(|| none_found(name, &directories))
 }
 
+/// The directory with the server's programs of the major version `major`, where [`bin_directories`] looks. A data directory
+/// runs under its own major alone (PostgreSQL manual, "Upgrading a PostgreSQL Cluster").
+pub fn find_server(explicit: Option<&Path>, major: u32) -> Result<PathBuf, PostgresError> {
+    let directories = bin_directories(explicit);
+    let mut others = Vec::new();
+    for directory in &directories {
+        let (server, control) = (directory.join("postgres"), directory.join("pg_ctl"));
+        if !is_program(&server) || !is_program(&control) {
+            continue;
+        }
+        let tool = Tool::ask(control)?;
+        if tool.major == major {
+            return Ok(directory.clone());
+        }
+        others.push(format!("{} at {}", tool.version, directory.display()));
+    }
+    let found = if others.is_empty() { "none".to_owned() } else { others.join(", ") };
+    let message = format!("find the server's programs of PostgreSQL {major}: found {found}");
+    let hint = format!("install postgresql-{major} on this host, or set postgres.bin_directory to its programs");
+    Err(PostgresError::new(PostgresErrorKind::Other, message).hint(hint))
+}
+
 fn none_found(name: &str, directories: &[PathBuf]) -> PostgresError {
     let looked: Vec<_> = directories.iter().map(|directory| directory.display().to_string()).collect();
     let looked = if looked.is_empty() { "any usual place".to_owned() } else { looked.join(", ") };

@@ -23,6 +23,15 @@ const LIMIT: u64 = 16 << 20;
 /// Settings that would lead a copy back into the directory it was copied from.
 const LEAD_AWAY: [&str; 4] = ["data_directory", "hba_file", "ident_file", "external_pid_file"];
 
+/// What keeps a copy from acting on the world outside as if it were the primary: on the archive, and on the publishers of
+/// its subscriptions, whose slots are the primary's.
+const KEEP_TO_ITSELF: [(&str, &str); 4] = [
+    ("archive_mode", "off"),
+    ("archive_cleanup_command", ""),
+    ("recovery_end_command", ""),
+    ("max_logical_replication_workers", "0"),
+];
+
 /// Writes everything but the control file.
 pub(super) fn write(plan: &Plan, options: &Options, place: &Place, doors: &Doors) -> Result<(), Failure> {
     let root = &place.root;
@@ -59,7 +68,7 @@ fn block(plan: &Plan, options: &Options, doors: &Doors) -> String {
         lines.push(("recovery_target_inclusive", if options.exclusive { "off" } else { "on" }.to_owned()));
     }
     if !options.takeover {
-        lines.push(("archive_mode", "off".to_owned()));
+        lines.extend(KEEP_TO_ITSELF.map(|(name, value)| (name, value.to_owned())));
     }
     lines.extend(must_match(&plan.base));
     let mut text = format!("{BEGIN}\n# {} to {}\n", plan.artifact.name, options.target);

@@ -244,7 +244,8 @@ fn require_stopped(root: &Path) -> Result<(), Failure> {
     Ok(())
 }
 
-fn require_room(root: &Path, plan: &Plan) -> Result<(), Failure> {
+/// Errors where the file system of `root` cannot take the files of the backup.
+pub(super) fn require_room(root: &Path, plan: &Plan) -> Result<(), Failure> {
     let (needed, space) = (plan.base.bytes, Space::at(root));
     match space {
         Ok(space) if space.free < needed => {

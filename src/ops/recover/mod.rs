@@ -3,6 +3,7 @@
 //! Planned before anything is written; the directory is no data directory until everything in it is whole: PostgreSQL
 //! refuses to start it, a file in it says why, and running the restore again goes on where it was.
 
+mod aside;
 mod choose;
 mod configure;
 mod directory;
@@ -22,6 +23,7 @@ use crate::ops::Setting;
 use crate::pipeline::openpgp::DecryptionKeys;
 
 pub use crate::steps::wal::Reach;
+pub use aside::{Aside, aside, require_aside};
 pub use choose::{Plan, plan};
 pub use directory::TablespaceMap;
 pub use start::{Started, Starter, start};

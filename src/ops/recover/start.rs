@@ -17,7 +17,7 @@ use crate::ops::Setting;
 use crate::ops::recover::configure;
 use crate::ops::recover::target::{Action, Target};
 use crate::ops::recover::{Options, Plan, Restored};
-use crate::postgres::{ConnectionRequest, find_tool};
+use crate::postgres::{ConnectionRequest, PostgresErrorKind as Kind, find_tool};
 
 /// Longest a recovery may take to come to its first consistent state, in seconds, as pg_ctl takes it.
 const CONSISTENT_SECONDS: u64 = 24 * 3600;
@@ -36,6 +36,8 @@ pub struct Starter {
     pub user: String,
     /// A database of the copy.
     pub database: String,
+    /// Settings over the cluster's own, by name.
+    pub settings: Vec<(&'static str, String)>,
 }
 
 /// A copy that has reached its target.
@@ -148,7 +150,9 @@ impl Copy<'_> {
             ("lc_messages", "C".to_owned()),
             ("hot_standby", "on".to_owned()),
         ];
+        let settings = settings.into_iter().chain(self.starter.settings.iter().cloned());
         let quoted = settings.map(|(name, value)| format!("-c {name}='{}'", value.replace('\'', "'\\''")));
+        let quoted: Vec<String> = quoted.collect();
         let arguments =
             ["start", "-w", "-s", "-D", &directory, "-t", &CONSISTENT_SECONDS.to_string()].map(str::to_owned);
         let log = self.directory.join(LOG).display().to_string();
@@ -235,7 +239,10 @@ impl Copy<'_> {
                             seconds: 0.0,
                         });
                     }
-                    if is_gone {
+                    // A role or a database that is not there will not come.
+                    let is_refused =
+                        matches!(error.kind, Kind::Authentication | Kind::MissingObject | Kind::Permission);
+                    if is_gone || is_refused {
                         return Err(self.failed(error.full_message()));
                     }
                 }

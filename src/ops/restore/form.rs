@@ -1,51 +1,41 @@
-//! The form of a table that is no longer there, from the backup's schema archive.
+//! The form a table had, from an archive of its schema: where it is no longer there, or was altered since.
 //!
-//! The table is made and forgotten again inside one transaction: nobody ever sees it empty under its own name. Columns,
-//! defaults that need no sequence, checks and generated columns come back, and its primary key once the rows are there;
-//! other indexes, foreign keys, triggers and privileges do not.
+//! It is made as a temporary table and copied from there: nobody ever sees it empty under its own name. Columns, defaults
+//! that need no sequence, checks and generated columns come back, and its primary key once the rows are there; other
+//! indexes, foreign keys, triggers and privileges do not.
 
 use crate::model::failure::{Failure, FailureKind};
-use crate::model::manifest::ObjectRole;
 use crate::model::table::QualifiedTable;
 use crate::ops::restore::Doors;
 use crate::ops::restore::database::SchemaFile;
 use crate::ops::restore::properties::print;
-use crate::ops::restore::source::Choice;
 use crate::postgres::{PostgresError, Session, pg_restore, tables};
 
-const KINDS: [&str; 2] = ["CREATE TABLE ", "CREATE UNLOGGED TABLE "];
-
-/// Makes the empty table `name` as `gone` was.
+/// Makes the empty table `name` as `table` was, in the transaction of `session`; `schema` is an archive that has it.
 pub(super) async fn create(
     session: &Session,
     name: &QualifiedTable,
-    gone: &QualifiedTable,
-    choice: &Choice,
+    table: &QualifiedTable,
+    schema: &[u8],
     doors: &Doors,
 ) -> Result<(), Failure> {
-    let schema = choice.read(ObjectRole::Schema, doors).await?;
-    let schema = SchemaFile::write(&doors.scratch_directory, &schema)?;
-    let script = print(pg_restore::table_script(&doors.tools, gone, schema.path())).await?;
-    let is_form = |statement: &String| KINDS.iter().any(|kind| statement.starts_with(kind));
-    let Some(statement) = pg_restore::statements(&script).into_iter().find(is_form) else {
-        let message = format!("find the form of the table {gone} in the backup's schema");
+    let schema = SchemaFile::write(&doors.scratch_directory, schema)?;
+    let script = print(pg_restore::table_script(&doors.tools, table, schema.path())).await?;
+    let form = QualifiedTable::new("pg_temp", "dbagent_form");
+    let statement = pg_restore::statements(&script).iter().find_map(|each| pg_restore::for_table(each, &form));
+    let Some(statement) = statement else {
+        let message = format!("find the form of the table {table} in the schema that goes with its rows");
         return Err(Failure::new(FailureKind::NothingMatches, message).hint(ELSEWHERE));
     };
-    session.batch("BEGIN").await?;
     let made = async {
         session.batch(&statement).await?;
-        tables::create_like(session.client(), name, gone).await?;
-        tables::drop(session.client(), gone).await?;
-        session.batch("COMMIT").await
+        tables::create_like(session.client(), name, &form).await?;
+        tables::drop(session.client(), &form).await
     };
-    match made.await {
-        Ok(()) => Ok(()),
-        Err(error) => {
-            session.batch("ROLLBACK").await?;
-            let message = format!("make a table like {gone}, which is gone: {}", Failure::from(error).full_message());
-            Err(Failure::new(FailureKind::Failed, message).hint(ELSEWHERE))
-        }
-    }
+    made.await.map_err(|error| {
+        let message = format!("make a table as {table} was: {}", Failure::from(error).full_message());
+        Failure::new(FailureKind::Failed, message).hint(ELSEWHERE)
+    })
 }
 
 const ELSEWHERE: &str = "What it is made of (a schema, a type, a function) may be gone too. Restore the whole database beside with \
@@ -58,7 +48,7 @@ pub(super) async fn finish(
     name: &QualifiedTable,
     key: &[String],
 ) -> Result<(), PostgresError> {
-    let mut statements = vec!["BEGIN".to_owned()];
+    let mut statements = Vec::new();
     if made != name {
         let renamed = crate::model::table::quote_identifier(&name.name);
         statements.push(format!("ALTER TABLE {} RENAME TO {renamed}", made.quoted()));
@@ -66,6 +56,5 @@ pub(super) async fn finish(
     if !key.is_empty() {
         statements.push(format!("ALTER TABLE {} ADD PRIMARY KEY ({})", name.quoted(), tables::column_list(key)));
     }
-    statements.push("COMMIT".to_owned());
     session.batch(&statements.join("; ")).await
 }

@@ -1,4 +1,4 @@
-//! The verb `restore` from dumps: a whole database, or one table.
+//! The verb `restore` from dumps: a whole database, or one table, whose rows may also come from a server that has the past.
 //!
 //! Every stored byte of the chosen copy is verified before anything of the target is touched, what is being restored
 //! has a name that says so until it is proven equal, and the proof against the manifest always comes last.
@@ -7,7 +7,9 @@ mod assemble;
 mod coverage;
 mod database;
 mod form;
+mod past;
 mod properties;
+mod rows;
 mod source;
 mod table;
 
@@ -23,8 +25,9 @@ use crate::postgres::{ClientTools, Connection};
 use crate::steps::prove::Proof;
 
 pub use database::{DatabaseOptions, require_free_target, restore_database};
+pub use past::Past;
 pub use source::{Choice, choose};
-pub use table::{TableMode, TableOptions, TablePlan, TableResult, restore_table};
+pub use table::{TableMode, TableOptions, TablePlan, TableResult, require_possible, restore_past_table, restore_table};
 
 /// Which backup to restore.
 #[derive(Clone, Debug)]

@@ -54,12 +54,17 @@ async fn script(doors: &Doors, schema: &SchemaFile) -> Result<String, Failure> {
 
 /// What a program that reads an archive prints.
 pub(super) async fn print(spec: ChildSpec) -> Result<String, Failure> {
+    String::from_utf8(output(spec).await?)
+        .map_err(|error| Failure::new(FailureKind::Failed, "read the schema that goes with the rows").because(error))
+}
+
+/// What a program that reads or makes an archive of a schema gives.
+pub(super) async fn output(spec: ChildSpec) -> Result<Vec<u8>, Failure> {
     let run = tokio::task::spawn_blocking(move || run_to_end(&spec, PATIENCE));
     let failed = |error: Box<dyn std::error::Error + Send + Sync>| {
-        Failure::new(FailureKind::Failed, "read the schema of the backup").because(error)
+        Failure::new(FailureKind::Failed, "read the schema that goes with the rows").because(error)
     };
-    let finished = run.await.map_err(|error| failed(error.into()))?.map_err(|error| failed(error.into()))?;
-    String::from_utf8(finished.stdout).map_err(|error| failed(error.into()))
+    Ok(run.await.map_err(|error| failed(error.into()))?.map_err(|error| failed(error.into()))?.stdout)
 }
 
 /// CREATE DATABASE made it already, and a template is made by nobody's restore.

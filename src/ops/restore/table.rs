@@ -1,22 +1,18 @@
-//! One table from a dump: beside the one that is there, merged into it, or made equal to the backup.
+//! One table: beside the one that is there, merged into it, or made equal to what it was.
 //!
 //! Beside touches nothing else. Merge and replace load the rows into a temporary table and apply exactly the difference
 //! in one transaction under the table's lock, proven before it commits. Nothing is ever cascaded.
 
-use std::collections::BTreeSet;
-
 use crate::model::digest::TableSum;
 use crate::model::failure::{Failure, FailureKind};
-use crate::model::lineage::inexact;
-use crate::model::manifest::{ObjectRole, TableRecord};
 use crate::model::table::{QualifiedTable, TableName};
 use crate::ops::Setting;
-use crate::ops::restore::assemble::assemble;
+use crate::ops::restore::past::{Past, PastTable};
+use crate::ops::restore::rows::{BackupTable, Rows, Subject};
 use crate::ops::restore::source::Choice;
-use crate::ops::restore::{Doors, Restored, form, leaves};
+use crate::ops::restore::{Doors, Restored, form};
 use crate::postgres::difference::{Counts, Difference, Referenced, STAGING};
 use crate::postgres::{Session, copy, databases, tables};
-use crate::steps::load_dump::{self, Routing};
 use crate::steps::prove::{self, Proof};
 
 /// What becomes of rows that are there.
@@ -57,76 +53,113 @@ pub struct TablePlan {
 /// What came of it: counts alone, or a proven restore.
 pub type TableResult = (Option<TablePlan>, Option<Restored>);
 
-/// Restores one table of `choice` into the database `connection` points at.
+/// Restores one table of `choice` into the database that the doors lead to.
 pub async fn restore_table(
     options: &TableOptions,
     choice: &Choice,
     doors: &Doors,
     setting: &Setting,
 ) -> Result<TableResult, Failure> {
-    let records = &choice.manifest().tables;
-    let table = find(&options.table, records)?;
-    let work = Work { options, choice, doors, setting, records: leaves(records, &table), table };
-    let result = match &options.mode {
-        TableMode::Beside(name) => work.beside(name.as_ref()).await.map(|restored| (None, Some(restored))),
-        TableMode::Merge | TableMode::Replace => setting.unless_stopped("restore the table", work.difference()).await,
-    };
+    let (table, subject) = BackupTable::find(&options.table, choice)?;
+    let work = Work { options, rows: Rows::Backup(table), subject, doors, setting };
+    let result = work.run().await;
     choice.release(setting).await;
     result
 }
 
-fn find(name: &TableName, records: &[TableRecord]) -> Result<QualifiedTable, Failure> {
-    let fits = |record: &&TableRecord| {
-        record.table.name == name.name && name.schema.as_ref().is_none_or(|schema| record.table.schema == *schema)
-    };
-    let found: Vec<_> = records.iter().filter(fits).map(|record| record.table.clone()).collect();
-    match found.as_slice() {
-        [table] => Ok(table.clone()),
-        [] => Err(Failure::new(FailureKind::NothingMatches, format!("find the table {name} in the backup"))
-            .hint("`dbagent backup show` lists its tables.")),
-        _ => Err(Failure::new(FailureKind::Usage, format!("choose a table: several schemas have a {name}"))
-            .hint("Write SCHEMA.TABLE.")),
+/// Restores one table as the server of `past` has it, into the database that the doors lead to.
+pub async fn restore_past_table(
+    options: &TableOptions,
+    past: &Past,
+    doors: &Doors,
+    setting: &Setting,
+) -> Result<TableResult, Failure> {
+    let (table, subject) = PastTable::find(&options.table, past).await?;
+    Work { options, rows: Rows::Past(table), subject, doors, setting }.run().await
+}
+
+/// Refuses at once what the live database would refuse in the end, before hours of work for the rows.
+pub async fn require_possible(options: &TableOptions, doors: &Doors) -> Result<(), Failure> {
+    let session = doors.connection.connect().await?;
+    let live = tables::find(session.client(), &options.table).await?;
+    match (&options.mode, live.as_slice()) {
+        (TableMode::Merge | TableMode::Replace, []) => Err(gone(&options.table)),
+        (TableMode::Merge | TableMode::Replace, [(table, _)]) => {
+            match tables::primary_key(session.client(), table).await?.is_empty() {
+                true => Err(Difference::without_key(table).into()),
+                false => Ok(()),
+            }
+        }
+        (TableMode::Beside(name), live) => {
+            let schema = options.table.schema.clone().or_else(|| Some(live.first()?.0.schema.clone()));
+            let Some(schema) = schema else { return Ok(()) };
+            let table = QualifiedTable::new(schema, options.table.name.clone());
+            require_free(&session, &new_name(&table, name.as_ref())).await
+        }
+        _ => Ok(()),
+    }
+}
+
+fn gone(table: &dyn std::fmt::Display) -> Failure {
+    Failure::new(FailureKind::NothingMatches, format!("change the table {table}: it is gone"))
+        .hint(format!("Bring it back as it was: leave --mode out and add --as {table}."))
+}
+
+async fn require_free(session: &Session, target: &QualifiedTable) -> Result<(), Failure> {
+    if tables::exists(session.client(), target).await? {
+        let message = format!("restore into the table {target}: there is one already");
+        return Err(Failure::new(FailureKind::RefusedForSafety, message).hint("Name another with --as."));
+    }
+    Ok(())
+}
+
+fn new_name(table: &QualifiedTable, name: Option<&TableName>) -> QualifiedTable {
+    match name {
+        None => QualifiedTable::new(table.schema.clone(), format!("{}_restored", table.name)),
+        Some(name) => {
+            let schema = name.schema.clone().unwrap_or_else(|| table.schema.clone());
+            QualifiedTable::new(schema, name.name.clone())
+        }
     }
 }
 
 struct Work<'a> {
     options: &'a TableOptions,
-    choice: &'a Choice,
+    rows: Rows<'a>,
+    subject: Subject,
     doors: &'a Doors,
     setting: &'a Setting,
-    table: QualifiedTable,
-    records: Vec<&'a TableRecord>,
 }
 
 impl Work<'_> {
-    async fn beside(&self, name: Option<&TableName>) -> Result<Restored, Failure> {
-        let target = self.new_name(name);
-        let session = self.session().await?;
-        if tables::exists(session.client(), &target).await? {
-            let message = format!("restore into the table {target}: there is one already");
-            return Err(Failure::new(FailureKind::RefusedForSafety, message).hint("Name another with --as."));
+    async fn run(&self) -> Result<TableResult, Failure> {
+        match &self.options.mode {
+            TableMode::Beside(name) => self.beside(name.as_ref()).await,
+            TableMode::Merge | TableMode::Replace => {
+                self.setting.unless_stopped("restore the table", self.difference()).await
+            }
         }
-        let gone = !tables::exists(session.client(), &self.table).await?;
+    }
+
+    async fn beside(&self, name: Option<&TableName>) -> Result<TableResult, Failure> {
+        let table = &self.subject.table;
+        let target = new_name(table, name);
+        let session = self.session().await?;
+        require_free(&session, &target).await?;
+        if self.options.plan_only {
+            let counts = Counts { missing: self.rows.known(), ..Counts::default() };
+            return Ok((Some(TablePlan { table: target, counts }), None));
+        }
+        let gone = !tables::exists(session.client(), table).await?;
+        let anew = gone || self.rows.differs_from_live(&self.subject, &session).await?;
         // Under its own name, it is not seen before it is whole.
-        let landing = match target == self.table {
+        let landing = match target == *table {
             true => {
                 QualifiedTable::new(target.schema.clone(), format!("{}{}", databases::INCOMPLETE, self.setting.run))
             }
             false => target.clone(),
         };
-        match gone {
-            true => form::create(&session, &landing, &self.table, self.choice, self.doors).await?,
-            false => tables::create_like(session.client(), &landing, &self.table).await?,
-        }
-        let filling = async {
-            let proofs = self.fill_beside(&landing, session).await?;
-            if gone {
-                let key = self.records.first().and_then(|record| record.key.as_ref());
-                let key = key.map(|key| key.columns.as_slice()).unwrap_or_default();
-                form::finish(&self.session().await?, &landing, &target, key).await?;
-            }
-            Ok(proofs)
-        };
+        let filling = self.fill(session, &landing, &target, anew);
         let proofs = match self.setting.unless_stopped("restore the table", filling).await {
             Ok(proofs) => proofs,
             Err(failure) => {
@@ -135,114 +168,83 @@ impl Work<'_> {
                 return Err(failure);
             }
         };
-        self.restored(&target, proofs)
+        Ok((None, Some(self.restored(&target, proofs)?)))
     }
 
     fn restored(&self, target: &QualifiedTable, proofs: Vec<Proof>) -> Result<Restored, Failure> {
-        let mut lineages = self.choice.lineages()?;
-        lineages.retain(|lineage| self.records.iter().any(|record| record.oid == lineage.oid));
-        Ok(Restored { target: target.to_string(), proofs, inexact: inexact(&lineages), phases: Vec::new() })
+        Ok(Restored { target: target.to_string(), proofs, inexact: self.rows.inexact()?, phases: Vec::new() })
     }
 
-    fn new_name(&self, name: Option<&TableName>) -> QualifiedTable {
-        match name {
-            None => QualifiedTable::new(self.table.schema.clone(), format!("{}_restored", self.table.name)),
-            Some(name) => {
-                let schema = name.schema.clone().unwrap_or_else(|| self.table.schema.clone());
-                QualifiedTable::new(schema, name.name.clone())
+    /// Makes, fills and proves the new table, which nobody sees before (with increments, which commit by themselves, only
+    /// under its own name), and gives it its name.
+    async fn fill(
+        &self,
+        session: Session,
+        landing: &QualifiedTable,
+        target: &QualifiedTable,
+        anew: bool,
+    ) -> Result<Vec<Proof>, Failure> {
+        let Subject { table, columns, key } = &self.subject;
+        session.batch("BEGIN; SET LOCAL synchronous_commit = on").await?;
+        match anew {
+            true => {
+                let schema = self.rows.schema(&self.subject, self.doors).await?;
+                form::create(&session, landing, table, &schema, self.doors).await?;
             }
+            false => tables::create_like(session.client(), landing, table).await?,
         }
-    }
-
-    async fn fill_beside(&self, target: &QualifiedTable, session: Session) -> Result<Vec<Proof>, Failure> {
-        let (columns, _) = self.expected()?;
-        let statement = format!("COPY {} ({}) FROM STDIN", target.quoted(), tables::column_list(&columns));
-        let (_, expected) = self.bring(session, &target.quoted(), statement).await?;
-        let session = self.session().await?;
-        tables::analyze(session.client(), target, self.options.reindex).await?;
-        let found = copy::sum_tree(&session, target, &columns).await?;
-        let proofs = vec![Proof { table: self.table.clone(), expected, found, keys_equal: None }];
+        let statement = format!("COPY {} ({}) FROM STDIN", landing.quoted(), tables::column_list(columns));
+        let (session, expected) = self.bring(session, &landing.quoted(), statement).await?;
+        tables::analyze(session.client(), landing, self.options.reindex).await?;
+        let found = copy::sum_tree(&session, landing, columns).await?;
+        let proofs = vec![Proof { table: table.clone(), expected, found, keys_equal: None }];
         prove::require_equal(&proofs)?;
+        if anew {
+            form::finish(&session, landing, target, key).await?;
+        }
+        self.setting.require_going_on("commit the restored table")?;
+        session.batch("COMMIT").await?;
         Ok(proofs)
     }
 
-    /// Columns of the rows and, of a full dump, what they add up to, over all leaves.
-    fn expected(&self) -> Result<(Vec<String>, TableSum), Failure> {
-        let mut sum = TableSum::default();
-        let mut columns: Option<&Vec<String>> = None;
-        for record in &self.records {
-            if columns.is_some_and(|columns| *columns != record.columns) {
-                let message =
-                    format!("restore {} alone: its partitions have their columns in different orders", self.table);
-                return Err(Failure::new(FailureKind::Failed, message)
-                    .hint("Restore its partitions one by one, or the whole database."));
-            }
-            columns = Some(&record.columns);
-            sum.merge(&record.content.unwrap_or_default());
-        }
-        Ok((columns.cloned().unwrap_or_default(), sum))
-    }
-
-    /// Brings the rows into `target` (quoted SQL), by the COPY `statement` or out of what full and increments make. Gives
-    /// the session back, and what the rows must add up to.
     async fn bring(&self, session: Session, target: &str, statement: String) -> Result<(Session, TableSum), Failure> {
-        let (columns, expected) = self.expected()?;
-        if self.choice.increments().next().is_none() {
-            let session = self.load(vec![session], statement).await?.into_iter().next();
-            let lost = || Failure::new(FailureKind::Failed, "keep the session that holds the rows");
-            return Ok((session.ok_or_else(lost)?, expected));
-        }
-        self.setting.events.step(format!("putting {} together", self.table));
-        let mut lineages = self.choice.lineages()?;
-        lineages.retain(|lineage| self.records.iter().any(|record| record.oid == lineage.oid));
-        let assembled = assemble(self.choice, &lineages, target, session, self.doors, self.setting).await?;
-        assembled.insert_into(target, &columns).await?;
-        Ok((assembled.session, assembled.sum))
-    }
-
-    async fn load(&self, sessions: Vec<Session>, statement: String) -> Result<Vec<Session>, Failure> {
-        self.setting.events.step(format!("loading {}", self.table));
-        let source = self.choice.open(self.choice.full(), ObjectRole::Data, self.doors).await?;
-        let wanted = self.records.iter().map(|record| record.table.clone()).collect();
-        let routing = Box::new(Into { statement, wanted });
-        load_dump::load(source, sessions, routing, self.setting.events.clone()).await
+        self.rows.bring(&self.subject, session, (target, statement), self.doors, self.setting).await
     }
 
     async fn session(&self) -> Result<Session, Failure> {
-        Ok(copy::connect(&self.doors.connection, &self.choice.manifest().source.encoding).await?)
+        Ok(copy::connect(&self.doors.connection, self.rows.encoding()).await?)
     }
 
     /// Merge and replace.
     async fn difference(&self) -> Result<TableResult, Failure> {
-        let (columns, _) = self.expected()?;
+        let (table, columns) = (&self.subject.table, &self.subject.columns);
         let session = self.session().await?;
         let client = session.client();
-        if !tables::exists(client, &self.table).await? {
-            let message = format!("change the table {}: it is gone", self.table);
-            return Err(Failure::new(FailureKind::NothingMatches, message)
-                .hint(format!("Bring it back as it was: leave --mode out and add --as {}.", self.table)));
+        if !tables::exists(client, table).await? {
+            return Err(gone(table));
         }
-        tables::require_columns(client, &self.table, &columns).await?;
-        let difference = Difference::begin(client, &self.table, &columns).await?;
-        let (session, expected) = self.bring(session, STAGING, Difference::copy_statement(&columns)).await?;
+        tables::require_columns(client, table, columns).await?;
+        let difference = Difference::begin(client, table, columns).await?;
+        let (session, expected) = self.bring(session, STAGING, Difference::copy_statement(columns)).await?;
         difference.index(session.client()).await?;
         let begin = format!(
-            "BEGIN; SET LOCAL lock_timeout = {}; LOCK TABLE {} IN SHARE ROW EXCLUSIVE MODE",
+            "BEGIN; SET LOCAL synchronous_commit = on; SET LOCAL lock_timeout = {}; \
+             LOCK TABLE {} IN SHARE ROW EXCLUSIVE MODE",
             self.options.lock_timeout.as_millis(),
-            self.table.quoted()
+            table.quoted()
         );
         session.batch(&begin).await?;
         let counts = difference.count(session.client()).await?;
-        let plan = TablePlan { table: self.table.clone(), counts };
+        let plan = TablePlan { table: self.subject.table.clone(), counts };
         if self.options.plan_only {
             session.batch("ROLLBACK").await?;
             return Ok((Some(plan), None));
         }
-        let proof = self.apply(&difference, &session, &columns, expected, counts).await?;
+        let proof = self.apply(&difference, &session, expected, counts).await?;
         self.setting.require_going_on("commit the restored table")?;
         session.batch("COMMIT").await?;
-        tables::analyze(session.client(), &self.table, self.options.reindex).await?;
-        Ok((Some(plan), Some(self.restored(&self.table, vec![proof])?)))
+        tables::analyze(session.client(), table, self.options.reindex).await?;
+        Ok((Some(plan), Some(self.restored(table, vec![proof])?)))
     }
 
     /// Applies the difference and proves the result, all before the commit.
@@ -250,15 +252,14 @@ impl Work<'_> {
         &self,
         difference: &Difference,
         session: &Session,
-        columns: &[String],
         expected: TableSum,
         counts: Counts,
     ) -> Result<Proof, Failure> {
-        let client = session.client();
+        let (client, table, columns) = (session.client(), &self.subject.table, &self.subject.columns);
         let replace = self.options.mode == TableMode::Replace;
-        self.setting.events.step(format!("applying the difference to {}", self.table));
+        self.setting.events.step(format!("applying the difference to {}", table));
         if replace && counts.extra > 0 {
-            refuse_referenced(&self.table, &difference.referenced(client).await?)?;
+            refuse_referenced(table, &difference.referenced(client).await?)?;
         }
         let triggers = difference.silence_triggers(client).await?;
         if replace {
@@ -269,30 +270,18 @@ impl Work<'_> {
         triggers.wake(client).await?;
         let left = difference.count(client).await?;
         if left.missing + left.differing > 0 || (replace && left.extra > 0) {
-            let message = format!("make {} equal to the backup: {left:?} is left; nothing was changed", self.table);
+            let message = format!("make {} equal to the backup: {left:?} is left; nothing was changed", table);
             return Err(Failure::new(FailureKind::Integrity, message));
         }
-        let found = match tables::is_partitioned(client, &self.table).await? {
-            true => copy::sum_tree(session, &self.table, columns).await?,
-            false => copy::sum_table(session, &self.table, columns).await?,
+        let found = match tables::is_partitioned(client, table).await? {
+            true => copy::sum_tree(session, table, columns).await?,
+            false => copy::sum_table(session, table, columns).await?,
         };
-        let proof = Proof { table: self.table.clone(), expected, found, keys_equal: None };
+        let proof = Proof { table: self.subject.table.clone(), expected, found, keys_equal: None };
         if replace {
             prove::require_equal(std::slice::from_ref(&proof))?;
         }
         Ok(proof)
-    }
-}
-
-/// All rows go through one statement, wherever they were.
-struct Into {
-    statement: String,
-    wanted: BTreeSet<QualifiedTable>,
-}
-
-impl Routing for Into {
-    fn copy_statement(&self, table: &QualifiedTable, _: &str) -> Option<String> {
-        self.wanted.contains(table).then(|| self.statement.clone())
     }
 }
 
