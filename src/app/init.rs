@@ -31,7 +31,7 @@ const RESTORE_KEY: &str = "restore-key.asc";
 /// What to do when everything else is gone.
 const BREAK_GLASS: &str = "break-glass.txt";
 /// Folder of the agent's own state, beside the configuration.
-const STATE: &str = "state";
+pub(in crate::app) const STATE: &str = "state";
 
 const CERTIFICATE_LIMIT: u64 = 4 << 20;
 const TEST_MESSAGE: &[u8] = b"dbagent init: what is encrypted to the recipients can be decrypted again\n";

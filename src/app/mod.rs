@@ -24,6 +24,7 @@ mod terms;
 pub mod verbs;
 pub mod wal;
 
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use tokio_util::sync::CancellationToken;
@@ -46,6 +47,8 @@ pub struct App {
     pub clock: Arc<dyn Clock>,
     request: LoadRequest,
     terms: terms::Terms,
+    /// The program that PostgreSQL is told to call; this one when absent.
+    program: Option<PathBuf>,
 }
 
 impl App {
@@ -63,6 +66,7 @@ impl App {
             clock,
             request,
             terms: terms::Terms::default(),
+            program: None,
         })
     }
 

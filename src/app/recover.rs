@@ -1,7 +1,7 @@
 //! Opens the doors of a point-in-time restore: repositories that take WAL, keys, and the command PostgreSQL is given.
 
 use std::num::NonZeroUsize;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::thread::available_parallelism;
 
 use crate::app::App;
@@ -49,14 +49,29 @@ impl App {
     }
 
     fn restore_command(&self) -> Result<String, Failure> {
-        let failed = |error| Failure::new(FailureKind::Failed, "find this program for restore_command").because(error);
-        let program = std::env::current_exe().map_err(failed)?;
+        Ok(format!("{} wal fetch \"%f\" \"%p\"", self.command()?))
+    }
+
+    /// How PostgreSQL calls this program, with absolute paths: it does so in its data directory and without our
+    /// environment.
+    pub(in crate::app) fn command(&self) -> Result<String, Failure> {
+        let program = self.program()?;
         let Some(file) = &self.loaded.file else {
             return Err(Failure::new(FailureKind::Usage, "write restore_command: there is no configuration file")
                 .hint("PostgreSQL calls dbagent without its environment: put the configuration into a file, and name it with --config."));
         };
-        let file = std::path::absolute(file).map_err(failed)?;
-        Ok(format!("{} --config {} wal fetch \"%f\" \"%p\"", quoted(&program), quoted(&file)))
+        let file = std::path::absolute(file)
+            .map_err(|error| Failure::new(FailureKind::Failed, "find the configuration file").because(error))?;
+        Ok(format!("{} --config {}", quoted(&program), quoted(&file)))
+    }
+
+    /// The program itself.
+    pub(in crate::app) fn program(&self) -> Result<PathBuf, Failure> {
+        match &self.program {
+            Some(program) => Ok(program.clone()),
+            None => std::env::current_exe()
+                .map_err(|error| Failure::new(FailureKind::Failed, "find this program").because(error)),
+        }
     }
 }
 

@@ -17,7 +17,7 @@ use crate::model::failure::{Failure, FailureKind};
 pub async fn run(arguments: &Demo, output: &Output) -> Result<Code, Failure> {
     let stop = CancellationToken::new();
     let listening = tokio::spawn(cancel_on_signal(signals()?, stop.clone()));
-    let options = Options { keep: arguments.keep.clone(), scale: None };
+    let options = Options { keep: arguments.keep.clone(), scale: None, program: None };
     let claims = demo::run(&options, progress::on_screen(output), stop).await;
     listening.abort();
     let claims = claims?;

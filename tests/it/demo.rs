@@ -19,16 +19,20 @@ use dbagent::model::outcome::Verdict;
 use dbagent::postgres::find_tool;
 use dbagent::steps::bc003::Scale;
 
-const CLAIMS: [&str; 8] = [
+const CLAIMS: [&str; 9] = [
     "dump",
     "restore equal",
     "increment",
     "table restored",
     "flipped byte found",
+    "PITR",
     "partitions",
     "chain",
     "tamper alert",
 ];
+
+/// What PostgreSQL is told to call: this process is the tests.
+const PROGRAM: &str = env!("CARGO_BIN_EXE_dbagent");
 
 fn small() -> Scale {
     let first_month = NaiveDate::from_ymd_opt(2025, 11, 1).unwrap();
@@ -80,7 +84,8 @@ fn the_demo_shows_its_claims_and_leaves_nothing_behind() {
     assert_eq!(claims.iter().map(|claim| claim["name"].as_str().unwrap()).collect::<Vec<_>>(), CLAIMS);
     assert!(claims.iter().all(|claim| claim["ok"] == true), "{said}\n{told}");
     assert!(claims.iter().all(|claim| claim["seconds"].as_f64().unwrap() > 0.0), "{said}");
-    for command in ["$ dbagent init", "$ dbagent job run full", "$ dbagent restore --table", "$ dbagent backup verify"]
+    for command in
+        ["$ dbagent init", "$ dbagent job run full", "$ dbagent restore --table", "$ dbagent backup verify", "wal push"]
     {
         assert!(told.contains(command), "{told}");
     }
@@ -157,7 +162,7 @@ fn restore_by_the_sheet(directory: &Path) -> Output {
 async fn a_kept_demo_can_be_started_again_and_goes_on() {
     let place = open_directory();
     let directory = place.path().join("kept");
-    let options = Options { keep: Some(directory.clone()), scale: Some(small()) };
+    let options = Options { keep: Some(directory.clone()), scale: Some(small()), program: Some(PROGRAM.into()) };
     let claims = demo::run(&options, Events::nowhere(), Default::default()).await.unwrap();
     assert!(claims.iter().all(|claim| claim.ok), "{claims:?}");
     for (name, mode) in [("dbagent.toml", 0o600), ("restore-key.asc", 0o600), ("repository", 0o700)] {
@@ -184,7 +189,7 @@ async fn a_kept_demo_can_be_started_again_and_goes_on() {
 async fn a_directory_with_something_in_it_is_not_taken_for_the_stage() {
     let place = open_directory();
     std::fs::write(place.path().join("mine"), "precious").unwrap();
-    let options = Options { keep: Some(place.path().to_owned()), scale: Some(small()) };
+    let options = Options { keep: Some(place.path().to_owned()), scale: Some(small()), program: Some(PROGRAM.into()) };
     let refused = demo::run(&options, Events::nowhere(), Default::default()).await.unwrap_err();
     assert_eq!(refused.kind, FailureKind::RefusedForSafety);
     assert_eq!(std::fs::read_dir(place.path()).unwrap().count(), 1);

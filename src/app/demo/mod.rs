@@ -6,6 +6,7 @@
 mod chain;
 mod keep;
 mod months;
+mod past;
 mod stage;
 mod tour;
 
@@ -31,12 +32,14 @@ pub struct Options {
     pub keep: Option<PathBuf>,
     /// How much data; the demo's own scale, about 55 MB, when absent.
     pub scale: Option<Scale>,
+    /// The program that PostgreSQL calls; this one when absent.
+    pub program: Option<PathBuf>,
 }
 
 /// Something the tour set out to show.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Claim {
-    /// "dump", "restore equal", "increment", "table restored", "flipped byte found", "partitions", "chain",
+    /// "dump", "restore equal", "increment", "table restored", "flipped byte found", "PITR", "partitions", "chain",
     /// "tamper alert".
     pub name: &'static str,
     /// Whether it held.
@@ -51,7 +54,7 @@ pub async fn run(options: &Options, events: Events, stop: CancellationToken) -> 
     let keeper = options.keep.as_deref().map(Keeper::new).transpose()?;
     let guide = Guide { clock: Arc::new(SystemClock::new()), events, stop };
     let scale = options.scale.unwrap_or_else(|| Scale::demo(stage::first_month(guide.clock.now())));
-    let stage = Stage::build(scale, &guide).await?;
+    let stage = Stage::build(scale, options.program.as_deref(), &guide).await?;
     let claims = Tour::new(&stage, &guide).go().await?;
     match keeper {
         Some(keeper) => keeper.keep(stage, &guide).await?,

@@ -3,8 +3,10 @@
 //! Reads no variable and no file of the user's: nothing of the demo can reach a real server. Dropping it ends the server
 //! and removes both directories.
 
+use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use chrono::{DateTime, Months, NaiveDate, Utc};
 use tempfile::TempDir;
@@ -13,7 +15,7 @@ use crate::app::demo::Guide;
 use crate::app::terms::Terms;
 use crate::app::{App, init};
 use crate::config::{self, Environment, LoadRequest};
-use crate::host::durable;
+use crate::host::{ChildSpec, durable, run_to_end};
 use crate::model::failure::{Failure, FailureKind};
 use crate::model::size::ByteSize;
 use crate::model::verb::Verb;
@@ -24,6 +26,8 @@ use crate::steps::scratch::{ScratchError, ScratchOptions, ScratchServer};
 pub(super) const DATABASE: &str = "consulting_tool";
 /// Folder of the repository below the site.
 pub(super) const REPOSITORY: &str = "repository";
+
+const LET_IN_TIME: Duration = Duration::from_secs(60);
 
 /// A server, a site, and the application that the site's configuration gives.
 pub(super) struct Stage {
@@ -39,11 +43,15 @@ pub(super) fn first_month(now: DateTime<Utc>) -> NaiveDate {
 }
 
 impl Stage {
-    pub(super) async fn build(scale: Scale, guide: &Guide) -> Result<Self, Failure> {
+    pub(super) async fn build(scale: Scale, program: Option<&Path>, guide: &Guide) -> Result<Self, Failure> {
         let server = start_server(guide).await?;
         let site = durable::temporary_directory("dbagent-demo-", &std::env::temp_dir(), None)
             .map_err(|error| Failure::new(FailureKind::Failed, "make the demo's directory").because(error))?;
-        let app = open_site(&site, &server, guide)?;
+        let mut app = open_site(&site, &server, guide)?;
+        app.program = program.map(Path::to_path_buf);
+        if let Some(owner) = server.run_as() {
+            app.program = Some(let_in(owner, &site, &app.program()?)?);
+        }
         let stage = Self { app, server, site };
         guide.unless_stopped(stage.fill(scale, guide)).await?;
         Ok(stage)
@@ -61,6 +69,9 @@ impl Stage {
         connection.with_database("postgres").connect().await?.batch(&format!("CREATE DATABASE {DATABASE}")).await?;
         let session = connection.connect().await?;
         let client = session.client();
+        // Archived from the claim that needs it on; what it takes to make the database is no part of it.
+        session.batch("ALTER SYSTEM SET archive_command = 'true'").await?;
+        session.batch("SELECT pg_catalog.pg_reload_conf()").await?;
         bc003::install(client).await.map_err(not_made)?;
         bc003::install_roles(client).await.map_err(not_made)?;
         bc003::generate(client, scale).await.map_err(not_made)?;
@@ -80,7 +91,9 @@ async fn start_server(guide: &Guide) -> Result<ScratchServer, Failure> {
     guide.require_going_on()?;
     guide.events.step("starting a throw-away PostgreSQL");
     let began = guide.clock.monotonic();
-    let started = guide.blocking("start PostgreSQL", || ScratchServer::start(ScratchOptions::default())).await?;
+    let settings = vec![("archive_mode".to_owned(), "on".to_owned())];
+    let options = ScratchOptions { settings, ..ScratchOptions::default() };
+    let started = guide.blocking("start PostgreSQL", || ScratchServer::start(options)).await?;
     let server = started.map_err(not_started)?;
     guide.require_going_on()?;
     guide.events.note(format!(
@@ -89,6 +102,23 @@ async fn start_server(guide: &Guide) -> Result<ScratchServer, Failure> {
         guide.seconds_since(began)
     ));
     Ok(server)
+}
+
+/// Lets the server's user, whom PostgreSQL runs as where we are root, read what its archive_command needs, and gives it a copy
+/// of the program in a place that it can reach. The state directory stays ours.
+fn let_in(owner: (u32, u32), site: &TempDir, program: &Path) -> Result<PathBuf, Failure> {
+    let copy = site.path().join("dbagent");
+    let run = |name: &str, words: Vec<OsString>| run_to_end(&ChildSpec::new(name, words), LET_IN_TIME).map(drop);
+    run("cp", vec!["--".into(), program.into(), copy.clone().into()])?;
+    let mut words: Vec<OsString> = vec!["-R".into(), format!("{}:{}", owner.0, owner.1).into(), "--".into()];
+    let names = durable::names_in(site.path())
+        .map_err(|error| Failure::new(FailureKind::Failed, "list the demo's directory").because(error))?;
+    words.extend(names.iter().filter(|name| *name != init::STATE).map(|name| site.path().join(name).into()));
+    run("chown", words)?;
+    durable::give_to(site.path(), Some(owner)).map_err(|error| {
+        Failure::new(FailureKind::Failed, "let PostgreSQL into the demo's directory").because(error)
+    })?;
+    Ok(copy)
 }
 
 /// Makes the site as `dbagent init` does, and loads what it wrote.
@@ -119,7 +149,8 @@ fn open_site(site: &TempDir, server: &ScratchServer, guide: &Guide) -> Result<Ap
         .map_err(|errors| Failure::new(FailureKind::Usage, "load the demo's configuration").because(errors))?;
     // Nobody else knows this server: the demo leads it.
     let terms = Terms::of_leadership();
-    Ok(App { loaded: Arc::new(loaded), environment: Arc::new(environment), clock: guide.clock.clone(), request, terms })
+    let (loaded, environment) = (Arc::new(loaded), Arc::new(environment));
+    Ok(App { loaded, environment, clock: guide.clock.clone(), request, terms, program: None })
 }
 
 /// The superuser's login by the socket in `directory`.

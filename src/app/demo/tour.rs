@@ -10,7 +10,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use crate::app::demo::stage::{DATABASE, Stage};
-use crate::app::demo::{Claim, Guide, chain};
+use crate::app::demo::{Claim, Guide, chain, past};
 use crate::catalog::{Inventory, Repository, Selector, Unsigned};
 use crate::model::digest::TableSum;
 use crate::model::failure::{Failure, FailureKind};
@@ -59,6 +59,7 @@ impl<'a> Tour<'a> {
             self.claim("increment", Box::pin(self.increment())).await?,
             self.claim("table restored", Box::pin(self.restore_damaged_table())).await?,
             self.claim("flipped byte found", Box::pin(self.flip_a_byte())).await?,
+            self.claim("PITR", Box::pin(past::went_back(self.stage, self.guide))).await?,
             self.claim("partitions", Box::pin(self.maintain_partitions())).await?,
             self.claim("chain", Box::pin(chain::chained(self.stage, self.guide))).await?,
             self.claim("tamper alert", Box::pin(chain::alerted(self.stage, self.guide))).await?,
