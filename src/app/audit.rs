@@ -31,7 +31,7 @@ use crate::steps::checkpoint::Terms;
 const PROOF_LIMIT: u64 = 64 << 20;
 
 /// Longest wait for the locks of the log.
-const LOCK_TIMEOUT: Duration = Duration::from_secs(3);
+pub(in crate::app) const LOCK_TIMEOUT: Duration = Duration::from_secs(3);
 
 impl App {
     /// Where the chain is to be installed, and as whom: `admin_url`, or the agent's own login.

@@ -6,12 +6,14 @@
 pub mod agent;
 mod audit;
 mod base;
+pub mod copy_chain;
 pub mod demo;
 mod health;
 pub mod init;
 pub mod install;
 pub mod keys;
 pub mod manual;
+mod pace;
 mod partitions;
 pub mod past;
 pub mod policies;

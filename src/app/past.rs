@@ -59,6 +59,7 @@ impl App {
         };
         recover::require_aside(plan, directory, live).await?;
         let aside = recover::aside(plan, options, directory, &doors.recover, &starter, setting).await?;
+        self.remember_pace(plan, &aside.restored, Some(&aside.started));
         let began = setting.clock.monotonic();
         let past = Past { connection: self.of_copy(&aside.started, live)?, moment: options.target.to_string() };
         let restore = restore::Doors { scratch_directory: aside.directory().to_owned(), ..doors.restore.clone() };

@@ -6,11 +6,11 @@ use crate::app::App;
 use crate::app::past::PastRestored;
 use crate::cli::arguments::Restore;
 use crate::cli::output::{Output, Tone};
-use crate::cli::recover::{options, plan_json, plan_text, precise};
+use crate::cli::recover::{options, plan_json, plan_text, precise, total, total_text};
 use crate::cli::{Code, progress, restore, signals};
 use crate::model::failure::{Failure, FailureKind};
 use crate::model::table::TableName;
-use crate::ops::recover::{self, Options, Plan};
+use crate::ops::recover::{self, Options};
 use crate::ops::restore::{TableMode, TableOptions};
 
 pub async fn run(app: &App, arguments: &Restore, output: &Output) -> Result<Code, Failure> {
@@ -22,17 +22,24 @@ pub async fn run(app: &App, arguments: &Restore, output: &Output) -> Result<Code
     let doors = app.past_doors(arguments.repository.as_deref(), arguments.jobs).await?;
     let plan = recover::plan(&target, &doors.recover, &setting).await?;
     if table.plan_only && matches!(table.mode, TableMode::Beside(_)) {
-        output.result(&json!({"plan": plan_json(&plan, &target)}), || plan_text(&plan, &target));
+        output.result(&json!({"plan": plan_json(app, &plan, &target)}), || plan_text(app, &plan, &target));
         return Ok(0);
     }
-    output.talk(&plan_text(&plan, &target));
+    output.talk(&plan_text(app, &plan, &target));
+    let planned = plan_json(app, &plan, &target);
     restore::require_consent(&table, &format!("what it was at {}", target.target), arguments)?;
     let done = app.restore_past_table(&plan, &target, &table, &doors, &setting).await?;
-    show(&done, (&plan, &target), &table, output);
+    show(&done, planned, (app, &target), &table, output);
     Ok(0)
 }
 
-fn show(done: &PastRestored, (plan, target): (&Plan, &Options), table: &TableOptions, output: &Output) {
+fn show(
+    done: &PastRestored,
+    planned: serde_json::Value,
+    (app, target): (&App, &Options),
+    table: &TableOptions,
+    output: &Output,
+) {
     let mut phases = done.restored.phases.clone();
     phases.extend([("recover", done.started.seconds), ("table", done.seconds)]);
     let (counts, restored) = (&done.table.0, &done.table.1);
@@ -45,7 +52,8 @@ fn show(done: &PastRestored, (plan, target): (&Plan, &Options), table: &TableOpt
         result["changed"] = restore::plan_json(counts);
     }
     result["phases"] = phases.iter().map(|(name, seconds)| json!({"phase": name, "seconds": seconds})).collect();
-    result["plan"] = plan_json(plan, target);
+    result["plan"] = planned;
+    result["seconds"] = json!(total(&phases));
     result["last_commit"] = json!(done.started.last_commit);
     output.result(&result, || {
         let mut lines = Vec::new();
@@ -63,6 +71,7 @@ fn show(done: &PastRestored, (plan, target): (&Plan, &Options), table: &TableOpt
         let last = done.started.last_commit.map_or("none".to_owned(), precise);
         lines.push(format!("last commit replayed: {last}"));
         lines.extend(phases.iter().map(|(name, seconds)| format!("  {name}: {seconds:.1} s")));
+        lines.push(total_text(app, &phases, output));
         lines.join("\n")
     });
 }

@@ -4,6 +4,7 @@ use chrono::{DateTime, SecondsFormat, Utc};
 use serde_json::json;
 
 use crate::app::App;
+use crate::app::copy_chain::CopyChain;
 use crate::catalog::Selector;
 use crate::cli::arguments::{Restore, RestoreAction};
 use crate::cli::output::{Output, Tone};
@@ -25,10 +26,11 @@ pub async fn run(app: &App, arguments: &Restore, output: &Output) -> Result<Code
     let doors = app.recover_doors(arguments.repository.as_deref(), arguments.jobs).await?;
     let plan = recover::plan(&options, &doors, &setting).await?;
     if arguments.consent.plan {
-        output.result(&json!({"plan": plan_json(&plan, &options)}), || plan_text(&plan, &options));
+        output.result(&json!({"plan": plan_json(app, &plan, &options)}), || plan_text(app, &plan, &options));
         return Ok(0);
     }
-    output.talk(&plan_text(&plan, &options));
+    output.talk(&plan_text(app, &plan, &options));
+    let planned = plan_json(app, &plan, &options);
     let restored = recover::restore(&plan, &options, &doors, &setting).await?;
     let started = match arguments.start {
         true => {
@@ -37,8 +39,17 @@ pub async fn run(app: &App, arguments: &Restore, output: &Output) -> Result<Code
         }
         false => None,
     };
-    show(&plan, &options, &restored, started.as_ref(), output);
-    Ok(0)
+    app.remember_pace(&plan, &restored, started.as_ref());
+    let chain = match started.as_ref().filter(|started| started.state != "shut down") {
+        Some(started) => Some(app.chain_of_copy(started, &setting).await),
+        None => None,
+    };
+    let code = match &chain {
+        Some(CopyChain::Broken { .. } | CopyChain::Unknown { .. }) => FailureKind::Findings.exit_code(),
+        _ => 0,
+    };
+    show(app, planned, (&options, &restored), (started.as_ref(), chain.as_ref()), output);
+    Ok(code)
 }
 
 /// What is asked for; a copy that has a place of its own gets it later.
@@ -102,7 +113,7 @@ pub(super) fn precise(instant: DateTime<Utc>) -> String {
     instant.to_rfc3339_opts(SecondsFormat::AutoSi, true)
 }
 
-pub(super) fn plan_json(plan: &Plan, options: &Options) -> serde_json::Value {
+pub(super) fn plan_json(app: &App, plan: &Plan, options: &Options) -> serde_json::Value {
     json!({
         "target": options.target.to_string(),
         "directory": options.to,
@@ -117,11 +128,26 @@ pub(super) fn plan_json(plan: &Plan, options: &Options) -> serde_json::Value {
         "segments": plan.reach.segments,
         "bytes": plan.base.bytes,
         "stored_bytes": plan.stored_bytes,
+        "estimate": app.estimate(plan),
         "notes": plan.notes,
     })
 }
 
-pub(super) fn plan_text(plan: &Plan, options: &Options) -> String {
+/// How long it will take, and how that is known.
+fn estimate_text(app: &App, plan: &Plan) -> String {
+    let Some(estimate) = app.estimate(plan) else {
+        return "how long it takes is not known: no restore was measured on this host yet".to_owned();
+    };
+    let minutes = |seconds: f64| format!("{:.1} min", seconds / 60.0);
+    let log = match estimate.log_seconds {
+        Some(seconds) => format!("at most {} more to replay the log", minutes(seconds)),
+        None => "and an unknown time to replay the log".to_owned(),
+    };
+    let (files, when) = (minutes(estimate.seconds), precise(estimate.measured));
+    format!("about {files} to lay it down, {log}, as fast as the restore of {when} on this host was")
+}
+
+pub(super) fn plan_text(app: &App, plan: &Plan, options: &Options) -> String {
     let into = match options.to.as_os_str().is_empty() {
         true => String::new(),
         false => format!(" into {}", options.to.display()),
@@ -151,34 +177,75 @@ pub(super) fn plan_text(plan: &Plan, options: &Options) -> String {
             precise(plan.reach.until)
         ),
     ];
+    lines.push(estimate_text(app, plan));
     lines.extend(plan.notes.iter().map(|note| format!("note: {note}")));
     lines.join("\n")
 }
 
-fn show(plan: &Plan, options: &Options, restored: &Restored, started: Option<&Started>, output: &Output) {
-    let phases: Vec<_> =
-        restored.phases.iter().map(|(name, seconds)| json!({"phase": name, "seconds": seconds})).collect();
+/// Seconds of all phases.
+pub(super) fn total(phases: &[(&'static str, f64)]) -> f64 {
+    phases.iter().map(|(_, seconds)| seconds).sum()
+}
+
+/// The same, against what was promised.
+pub(super) fn total_text(app: &App, phases: &[(&'static str, f64)], output: &Output) -> String {
+    let seconds = total(phases);
+    let Some(goal) = app.loaded.config.goals.rto else { return format!("  in all: {seconds:.1} s") };
+    let kept = seconds <= goal.to_duration().as_secs_f64();
+    let text = format!("  in all: {seconds:.1} s, {} the goal of {goal} (RTO)", if kept { "within" } else { "beyond" });
+    output.paint(if kept { Tone::Good } else { Tone::Bad }, &text)
+}
+
+fn chain_text(chain: &CopyChain, output: &Output) -> Option<String> {
+    match chain {
+        CopyChain::NotInstalled => None,
+        CopyChain::Whole { rows, seq, checkpoints } => {
+            let text = format!(
+                "its audit chain is whole: {rows} rows, head at {seq}, against {checkpoints} checkpoints of before"
+            );
+            Some(output.paint(Tone::Good, &text))
+        }
+        CopyChain::Broken { findings } => {
+            Some(output.paint(Tone::Bad, &format!("its audit chain is NOT whole: {}", findings.join("; "))))
+        }
+        CopyChain::Unknown { reason } => {
+            Some(output.paint(Tone::Warning, &format!("its audit chain is not verified: failed to {reason}")))
+        }
+    }
+}
+
+fn show(
+    app: &App,
+    planned: serde_json::Value,
+    (options, restored): (&Options, &Restored),
+    (started, chain): (Option<&Started>, Option<&CopyChain>),
+    output: &Output,
+) {
+    let mut phases = restored.phases.clone();
+    phases.extend(started.map(|started| ("recover", started.seconds)));
+    let listed: Vec<_> = phases.iter().map(|(name, seconds)| json!({"phase": name, "seconds": seconds})).collect();
+    let goal = app.loaded.config.goals.rto.map(|goal| goal.to_duration().as_secs_f64());
     let result = json!({
         "restored": {
             "directory": restored.directory, "files": restored.files, "bytes": restored.bytes, "kept": restored.kept,
-            "phases": phases,
+            "phases": listed, "seconds": total(&phases), "rto_seconds": goal,
         },
-        "plan": plan_json(plan, options),
+        "plan": planned,
         "started": started,
+        "audit": chain,
     });
     output.result(&result, || {
         let done =
             format!("{} holds the cluster, ready to recover to {}", restored.directory.display(), options.target);
         let mut lines = vec![output.paint(Tone::Good, &done)];
-        lines.extend(restored.phases.iter().map(|(name, seconds)| format!("  {name}: {seconds:.1} s")));
+        lines.extend(phases.iter().map(|(name, seconds)| format!("  {name}: {seconds:.1} s")));
+        lines.push(total_text(app, &phases, output));
         match started {
             None => lines.push(format!("start it: pg_ctl -D {} start", restored.directory.display())),
             Some(started) => {
                 let last = started.last_commit.map_or("none".to_owned(), precise);
-                lines.push(format!(
-                    "  recover: {:.1} s; {}; last commit replayed: {last}",
-                    started.seconds, started.state
-                ));
+                lines.push(format!("{}; last commit replayed: {last}", started.state));
+                lines.extend(chain.and_then(|chain| chain_text(chain, output)));
                 lines.push(format!("look at it: psql -h {} -p {}", started.socket.display(), started.port));
                 if started.state == "paused" {
                     lines.push("go on from here as a primary: SELECT pg_wal_replay_resume();".to_owned());

@@ -23,6 +23,7 @@ pub mod lineage;
 pub mod lsn;
 pub mod manifest;
 pub mod outcome;
+pub mod pace;
 pub mod pages;
 pub mod partition;
 pub mod retention;

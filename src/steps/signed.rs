@@ -67,6 +67,15 @@ impl Signed {
         self.troubles.push(Finding::new(Severity::Warning, "checkpoints-unread", message));
     }
 
+    /// Leaves out what was signed after `moment`: it says nothing of a copy of the chain as it was then.
+    pub fn forget_after(&mut self, moment: DateTime<Utc>) {
+        for held in &mut self.held {
+            held.checkpoints.marks.retain(|mark| mark.taken <= moment);
+            held.checkpoints.newest.take_if(|newest| newest.checkpoint.taken > moment);
+            held.seals.stored.retain(|stored| stored.seal.sealed <= moment);
+        }
+    }
+
     fn marks(&self) -> impl Iterator<Item = &Mark> {
         self.held.iter().flat_map(|held| &held.checkpoints.marks)
     }

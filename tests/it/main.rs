@@ -71,6 +71,7 @@ mod pipeline_store;
 mod postgres_connection;
 mod queries;
 mod recover;
+mod recover_chain;
 mod recover_table;
 mod recover_targets;
 mod recovery_window;

@@ -84,6 +84,8 @@ pub struct Restored {
     pub bytes: u64,
     /// Files that were right already.
     pub kept: u64,
+    /// Whether all of it was fetched now, and nothing by a run before.
+    pub whole: bool,
     /// User and group id that the directory belongs to, where that is not this process's own.
     pub owner: Option<(u32, u32)>,
     /// Seconds that each phase took, in order.
@@ -119,7 +121,8 @@ pub async fn restore(plan: &Plan, options: &Options, doors: &Doors, setting: &Se
     let done = clock.monotonic();
     let phases = vec![("fetch", (fetched - began).as_secs_f64()), ("settle", (done - fetched).as_secs_f64())];
     let unpack::Unpacked { files, bytes, kept } = unpacked;
-    Ok(Restored { directory: options.to.clone(), files, bytes, kept, owner: place.owner(), phases })
+    let whole = place.done.is_empty();
+    Ok(Restored { directory: options.to.clone(), files, bytes, kept, whole, owner: place.owner(), phases })
 }
 
 /// A lease on each backup of the chain.

@@ -12,4 +12,4 @@ pub mod snapshot;
 pub mod vectors;
 
 pub use diagnosis::{Damage, DamageClass};
-pub use snapshot::{ChainSnapshot, Partition, Reader};
+pub use snapshot::{ChainSnapshot, Partition, Reader, is_installed};

@@ -174,6 +174,12 @@ fn passes(kind: PostgresErrorKind) -> bool {
 const BEGIN: &str = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; SET LOCAL synchronize_seqscans = off; \
     SET LOCAL idle_in_transaction_session_timeout = 0; SET LOCAL enable_sort = off";
 
+/// Whether there is a log and a chain of it.
+pub async fn is_installed(session: &Session) -> Result<bool, PostgresError> {
+    let row = session.client().query_one(include_str!("../../../sql/audit/is_installed.sql"), &[]).await?;
+    Ok(row.get::<_, bool>(0) && row.get::<_, bool>(1))
+}
+
 async fn require_installed(session: &Session) -> Result<(), PostgresError> {
     let row = session.client().query_one(include_str!("../../../sql/audit/is_installed.sql"), &[]).await?;
     match (row.get::<_, bool>(0), row.get::<_, bool>(1)) {

@@ -1,0 +1,79 @@
+//! What a restore to a moment says when the copy is up: the audit chain in it, the times against the goal, the next estimate.
+
+use dbagent::steps::bc003;
+use serde_json::Value;
+
+use crate::audit_stage::insert;
+use crate::base_backup::backup;
+use crate::cli::Desk;
+use crate::recover::{pg_ctl, place};
+use crate::stage::archive::{self, switch};
+
+fn moment(desk: &Desk) -> String {
+    let moment =
+        desk.site.ask("SELECT to_char(clock_timestamp() AT TIME ZONE 'UTC', 'YYYY-MM-DD\"T\"HH24:MI:SS.US\"Z\"')");
+    desk.site.ask("SELECT pg_logical_emit_message(true, 'test', 'after')");
+    moment
+}
+
+fn restore(desk: &Desk, code: i32, at: &str) -> Value {
+    let to = place(desk, "c");
+    let text = to.display().to_string();
+    let restored = desk.json(code, &["restore", "--to", &text, "--start", "--target-time", at]);
+    pg_ctl(desk, &["stop", "-m", "immediate", "-s", "-D", &text]);
+    std::fs::remove_dir_all(&to).unwrap();
+    restored
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_copy_s_audit_chain_is_verified_against_what_was_signed_before_the_moment() {
+    let desk = archive::desk();
+    desk.configure("[goals]\nrto = '4 hours'\n");
+    let session = desk.site.connection().connect().await.unwrap();
+    bc003::install(session.client()).await.unwrap();
+    bc003::install_roles(session.client()).await.unwrap();
+    desk.json(0, &["audit", "install", "--yes"]);
+    desk.site.ask(&insert(50));
+    backup(&desk);
+    desk.json(0, &["audit", "checkpoint"]);
+    desk.site.ask(&insert(30));
+    let whole = moment(&desk);
+    desk.site.ask(&insert(20));
+    desk.json(0, &["audit", "checkpoint"]);
+    desk.site.ask(
+        "SET session_replication_role = replica; UPDATE audit_logs SET success = NOT success WHERE resource_id = '7'",
+    );
+    let forged = moment(&desk);
+    switch(&desk);
+
+    let to = place(&desk, "c").display().to_string();
+    let plan = |at: &str| desk.json(0, &["restore", "--to", &to, "--target-time", at, "--plan"])["plan"].clone();
+    assert!(plan(&whole)["estimate"].is_null(), "nothing was measured yet");
+    let restored = restore(&desk, 0, &whole);
+    assert_eq!(restored["audit"]["chain"], "whole", "{restored}");
+    assert_eq!((&restored["audit"]["rows"], &restored["audit"]["checkpoints"]), (&80.into(), &1.into()), "{restored}");
+    let taken = &restored["restored"];
+    assert!(taken["seconds"].as_f64().unwrap() > 0.0 && taken["rto_seconds"] == 14400.0, "{taken}");
+    let phases: Vec<_> =
+        taken["phases"].as_array().unwrap().iter().map(|phase| phase["phase"].as_str().unwrap()).collect();
+    assert_eq!(phases, ["fetch", "settle", "recover"]);
+
+    let estimate = plan(&forged)["estimate"].clone();
+    let sum = taken["phases"][0]["seconds"].as_f64().unwrap() + taken["phases"][1]["seconds"].as_f64().unwrap();
+    assert!((estimate["seconds"].as_f64().unwrap() - sum).abs() < 0.01, "the same backup at the same pace: {estimate}");
+    assert!(estimate["log_seconds"].as_f64().unwrap() > 0.0 && estimate["measured"].is_string(), "{estimate}");
+
+    let broken = restore(&desk, 3, &forged);
+    assert_eq!(broken["audit"]["chain"], "broken", "{broken}");
+    assert!(broken["audit"]["findings"][0].is_string(), "{broken}");
+}
+
+#[test]
+fn a_cluster_without_a_chain_has_none_verified() {
+    let desk = archive::desk();
+    backup(&desk);
+    desk.site.ask("SELECT pg_logical_emit_message(true, 'test', 'before')");
+    let at = moment(&desk);
+    switch(&desk);
+    assert_eq!(restore(&desk, 0, &at)["audit"]["chain"], "not_installed");
+}
