@@ -27,6 +27,11 @@ type Opened = Result<(Vec<Repository>, Vec<(String, Failure)>), Failure>;
 impl App {
     /// Works through the checklist.
     pub async fn check(&self, setting: &Setting) -> Vec<CheckLine> {
+        self.check_with(false, setting).await
+    }
+
+    /// The same; with `switch` the segment being written is ended and followed into the repositories.
+    pub async fn check_with(&self, switch: bool, setting: &Setting) -> Vec<CheckLine> {
         let opened = self.try_repositories(None).await;
         let status = match &opened {
             Ok((repositories, unopened)) => Ok(self.status_of(repositories, unopened, setting).await),
@@ -54,7 +59,7 @@ impl App {
             audit: self.audit_chain(),
             repositories: self.repository_doors(opened),
             keys: self.keys(),
-            wal: self.wal_check().await,
+            wal: self.wal_check(switch).await,
             status,
         };
         check::run(&doors, setting).await

@@ -94,14 +94,16 @@ impl App {
     }
 
     /// What `check` looks at; nothing where the plan archives no WAL.
-    pub(super) async fn wal_check(&self) -> Option<check::Wal> {
+    pub(super) async fn wal_check(&self, switch: bool) -> Option<check::Wal> {
         if !self.archives_wal() {
             return None;
         }
         let doors = self.wal_sync_doors().await.ok()?;
         let (local, thresholds) = (doors.local(), doors.thresholds);
         let volume = doors.data_directory.as_ref().and_then(|path| Space::at(&path.join("pg_wal")).ok());
-        Some(check::Wal { repositories: doors.repositories, local, volume, thresholds })
+        // A host that only takes backups has no key; what is wrong with one that should be there is another check's line.
+        let keys = self.decryption_keys().ok().flatten();
+        Some(check::Wal { repositories: doors.repositories, local, volume, thresholds, keys, switch })
     }
 
     /// What a fetch works with.

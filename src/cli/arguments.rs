@@ -159,6 +159,9 @@ pub struct Check {
     /// One line and exit code as Nagios plugins have them
     #[arg(long)]
     pub nagios: bool,
+    /// End the WAL segment being written, and see that very segment come back from the repositories
+    #[arg(long)]
+    pub switch_wal: bool,
 }
 
 #[derive(Debug, Subcommand)]

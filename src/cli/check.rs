@@ -13,7 +13,7 @@ use crate::ops::check::{CheckLine, Status, summary, worst};
 
 /// Works through the checklist. Exit code 0 when all is good, 3 otherwise; with `--nagios` 0, 1 or 2.
 pub async fn run(app: &App, arguments: &arguments::Check, output: &Output) -> Result<Code, Failure> {
-    let lines = app.check(&app.setting(Events::nowhere(), CancellationToken::new())).await;
+    let lines = app.check_with(arguments.switch_wal, &app.setting(Events::nowhere(), CancellationToken::new())).await;
     let worst = worst(&lines);
     let result = json!({ "verdict": worst, "summary": summary(&lines), "checks": lines });
     output.result(&result, || if arguments.nagios { nagios(&lines) } else { text(&lines, output) });

@@ -32,6 +32,7 @@ mod bc003_server;
 mod catalog;
 mod check;
 mod check_services;
+mod check_wal;
 mod checkpoint_history;
 mod child;
 mod cli;

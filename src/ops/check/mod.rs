@@ -27,6 +27,7 @@ use crate::model::outcome::{Finding, Outcome, Severity, Verdict};
 use crate::model::status::StatusModel;
 use crate::model::verb::Verb;
 use crate::ops::Setting;
+use crate::pipeline::openpgp::DecryptionKeys;
 use crate::postgres::{ClientTools, Connection, DumpScope};
 use crate::steps::wal::{Local, Thresholds};
 
@@ -134,6 +135,10 @@ pub struct Wal {
     pub volume: Option<Space>,
     /// When a backlog or a filling disk is told.
     pub thresholds: Thresholds,
+    /// What decrypts, where this host has it.
+    pub keys: Option<DecryptionKeys>,
+    /// End the segment being written and wait until it is archived: a person asked for that.
+    pub switch: bool,
 }
 
 /// A job that dumps, or makes increments.

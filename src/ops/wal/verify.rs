@@ -8,8 +8,7 @@ use crate::model::failure::{Failure, FailureKind};
 use crate::model::outcome::{Finding, Severity};
 use crate::model::wal::WalFile;
 use crate::ops::Setting;
-use crate::pipeline::segment::forward;
-use crate::steps::wal::Survey;
+use crate::steps::wal::{Survey, read_back as read_file};
 
 /// Files read side by side.
 const AT_ONCE: usize = 2;
@@ -69,12 +68,7 @@ fn files(found: &Survey, name: &str) -> impl Iterator<Item = WalFile> {
 }
 
 async fn check(repository: &Repository, file: WalFile, setting: &Setting) -> Result<u64, Failure> {
-    let Some(record) = repository.wal_record(file, setting.clock.now()).await? else {
-        return Err(Failure::new(FailureKind::Integrity, format!("find the record of {file} again")));
-    };
-    let download = repository.storage.get(&record.object, None, None).await?;
-    let mut reading = forward(download, record.stored_size, record.stored_digest)?;
-    while reading.next().await.is_some() {}
-    let read = reading.finish().await?;
-    Ok(read.stored.0)
+    let read = read_file(repository, file, None, setting.clock.now()).await?;
+    let gone = || Failure::new(FailureKind::Integrity, format!("find the record of {file} again"));
+    Ok(read.ok_or_else(gone)?.bytes)
 }

@@ -16,7 +16,7 @@ use crate::model::failure::{Failure, FailureKind};
 use crate::model::lsn::SystemId;
 use crate::model::wal::WalFile;
 use crate::pipeline::openpgp::DecryptionKeys;
-use crate::pipeline::segment::{Expected, unpack};
+use crate::pipeline::segment::{Expected, forward, unpack};
 
 /// What a fetch works with.
 #[derive(Debug)]
@@ -152,6 +152,34 @@ fn require_system(record: &WalRecord, system: Option<SystemId>, repository: &Rep
         }
         _ => Ok(()),
     }
+}
+
+/// What reading a stored file back has shown to be as its signed record says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Back {
+    /// Stored bytes read.
+    pub bytes: u64,
+    /// Whether its content was compared too, and not only its bytes as they are stored.
+    pub content: bool,
+}
+
+/// Reads the stored `file` of `repository` back; nothing where it is not stored. Without `keys` an encrypted one is compared
+/// with its signed record as it is stored.
+pub async fn read_back(
+    repository: &Repository,
+    file: WalFile,
+    keys: Option<&DecryptionKeys>,
+    now: DateTime<Utc>,
+) -> Result<Option<Back>, Failure> {
+    let Some(record) = repository.wal_record(file, now).await? else { return Ok(None) };
+    if keys.is_some() || !names::is_encrypted(&record.object) {
+        read(repository, &record, keys, std::io::sink()).await?;
+        return Ok(Some(Back { bytes: record.stored_size, content: true }));
+    }
+    let download = repository.storage.get(&record.object, None, None).await?;
+    let mut reading = forward(download, record.stored_size, record.stored_digest)?;
+    while reading.next().await.is_some() {}
+    Ok(Some(Back { bytes: reading.finish().await?.stored.0, content: false }))
 }
 
 async fn read<S: Write + Send + 'static>(

@@ -14,7 +14,7 @@ mod survey;
 pub use archive::{Archive, Reach};
 pub use archiving::{Thresholds, findings as archiving_findings};
 pub use copy::copy;
-pub use fetch::{Fetched, WalDoors, fetch_bytes, fetch_file};
+pub use fetch::{Back, Fetched, WalDoors, fetch_bytes, fetch_file, read_back};
 pub use input::WalInput;
 pub use store::{Owner, Standing, StoreOptions, Verdicts, store};
 pub use survey::{GapState, Local, Missing, Survey, TimelineSurvey, survey, survey_findings};
