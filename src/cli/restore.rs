@@ -23,6 +23,10 @@ pub async fn run(app: &App, arguments: &Restore, output: &Output) -> Result<Code
     if arguments.is_past_table() {
         return past::run(app, arguments, output).await;
     }
+    if arguments.timeline.is_some() {
+        return Err(Failure::new(FailureKind::Usage, "restore: --timeline is of the log, and a dump has none")
+            .hint("Say the moment as well: --target-time, or --latest."));
+    }
     let setting = app.setting(progress::on_screen(output), signals::stop());
     let wanted = wanted(arguments)?;
     let doors = app.restore_doors(arguments.repository.as_deref(), arguments.jobs).await?;

@@ -213,6 +213,8 @@ fn what_cannot_be_is_refused_before_anything_is_written() {
     let keyless = restore(&desk, 1, &at, &["--table", "events", "--mode", "merge"]);
     assert!(message(&keyless).contains("no primary key"), "{keyless}");
     assert_eq!(restore(&desk, 2, &at, &["--table", "customers", "--until", &at])["error"]["code"], 2);
+    let timeline = desk.json(2, &["restore", "--table", "customers", "--timeline", "1"]);
+    assert!(message(&timeline).contains("a dump has none"), "{timeline}");
 
     let text = std::fs::read_to_string(&desk.config).unwrap();
     // A file system without any room.
