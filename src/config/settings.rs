@@ -159,7 +159,7 @@ impl Default for Dump {
 #[derive(Clone, Debug, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Restore {
-    /// Folder for private scratch files and scratch servers; below `state_dir` when absent.
+    /// Folder for private scratch files and copies of the cluster; the temporary directory when absent.
     pub scratch_directory: Option<FilePath>,
     /// Connections that load and build indexes side by side.
     pub jobs: Option<u16>,
