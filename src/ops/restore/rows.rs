@@ -7,7 +7,7 @@ use std::collections::BTreeSet;
 
 use crate::model::digest::TableSum;
 use crate::model::failure::{Failure, FailureKind};
-use crate::model::lineage::inexact;
+use crate::model::lineage::{Lineage, inexact};
 use crate::model::manifest::{ObjectRole, TableRecord};
 use crate::model::table::{QualifiedTable, TableName};
 use crate::ops::Setting;
@@ -118,10 +118,15 @@ impl<'a> BackupTable<'a> {
         self.records.iter().map(rows).sum()
     }
 
-    fn inexact(&self) -> Result<Vec<QualifiedTable>, Failure> {
+    /// What the chain makes of its relations.
+    fn lineages(&self) -> Result<Vec<Lineage>, Failure> {
         let mut lineages = self.choice.lineages()?;
         lineages.retain(|lineage| self.records.iter().any(|record| record.oid == lineage.oid));
-        Ok(inexact(&lineages))
+        Ok(lineages)
+    }
+
+    fn inexact(&self) -> Result<Vec<QualifiedTable>, Failure> {
+        Ok(inexact(&self.lineages()?))
     }
 
     /// By COPY, or out of what full and increments make.
@@ -143,9 +148,7 @@ impl<'a> BackupTable<'a> {
             return Ok((sessions.into_iter().next().ok_or_else(lost)?, self.sum));
         }
         setting.events.step(format!("putting {} together", subject.table));
-        let mut lineages = self.choice.lineages()?;
-        lineages.retain(|lineage| self.records.iter().any(|record| record.oid == lineage.oid));
-        let assembled = assemble(self.choice, &lineages, target, session, doors, setting).await?;
+        let assembled = assemble(self.choice, &self.lineages()?, target, session, doors, setting).await?;
         assembled.insert_into(target, &subject.columns).await?;
         Ok((assembled.session, assembled.sum))
     }
