@@ -22,12 +22,18 @@ const CUT_THE_LEADER: &str = "SELECT count(pg_terminate_backend(pid, 5000)) FROM
 const CUT_THE_SNAPSHOT: &str = "SELECT count(pg_terminate_backend(pid, 5000)) FROM pg_stat_activity \
     WHERE datname = 'shop' AND state = 'idle in transaction'";
 
-/// A plan with the dump of the shop every hour, and nothing else.
-fn hourly(desk: &Desk) {
+/// A plan with the dump of the shop on `schedule` and nothing else: whatever the hour, what is told is told of it.
+fn dump_alone(desk: &Desk, schedule: &str) {
     let path = desk.site.root().join("plan.toml");
     let plan = std::fs::read_to_string(&path).unwrap();
-    let plan = plan.replace("schedule = '0 3 * * *'", "schedule = '0 * * * *'\nretry = { attempts = 1 }");
-    std::fs::write(path, plan).unwrap();
+    let (dump, _) = plan.split_once("[job.incremental]").unwrap();
+    let dump = dump.replace("schedule = '0 3 * * *'", &format!("schedule = '{schedule}'\nretry = {{ attempts = 1 }}"));
+    std::fs::write(path, dump).unwrap();
+}
+
+/// The same, every hour.
+fn hourly(desk: &Desk) {
+    dump_alone(desk, "0 * * * *");
 }
 
 /// The agent that works in the state directory `state`.
@@ -230,9 +236,7 @@ fn f12_an_agent_suspended_for_hours_runs_once_and_goes_on_as_before() {
 #[test]
 fn f12_long_an_agent_suspended_for_minutes_runs_once_and_goes_on_as_before() {
     let desk = Desk::new();
-    let path = desk.site.root().join("plan.toml");
-    let plan = std::fs::read_to_string(&path).unwrap();
-    std::fs::write(path, plan.replace("schedule = '0 3 * * *'", "schedule = '* * * * *'")).unwrap();
+    dump_alone(&desk, "* * * * *");
     let clock = MovableClock::new(desk.site.root());
     let mut agent = RunningAgent::start_leading(agent_in(&desk, "state", &clock));
     agent.says("done: ");
