@@ -22,17 +22,19 @@ impl Connection {
         Ok(row.get::<_, Option<String>>(0).map(PathBuf::from))
     }
 
-    /// Returns when the server's log is on its disk up to `position`: transactions that did not wait for that are seen
-    /// before. On a primary only.
-    pub async fn flush_log(&self, position: Lsn) -> Result<(), PostgresError> {
+    /// Returns when the server's log is on its disk up to `position`, or up to here where that is not known: a transaction
+    /// that did not wait for its commit to be there is seen before (manual, "Asynchronous Commit"). On a primary only.
+    pub async fn flush_log(&self, position: Option<Lsn>) -> Result<(), PostgresError> {
         let session = self.connect().await?;
         let client = session.client();
-        let flushed = include_str!("../../sql/increment/log_is_flushed.sql");
-        if client.query_one(flushed, &[&position.to_string()]).await?.get(0) {
-            return Ok(());
+        if let Some(position) = position {
+            let flushed = include_str!("../../sql/server/log_is_flushed.sql");
+            if client.query_one(flushed, &[&position.to_string()]).await?.get(0) {
+                return Ok(());
+            }
         }
         session.batch("BEGIN READ WRITE; SET LOCAL synchronous_commit = local").await?;
-        client.query_one(include_str!("../../sql/increment/flush_log.sql"), &[]).await?;
+        client.query_one(include_str!("../../sql/server/flush_log.sql"), &[]).await?;
         session.batch("COMMIT").await
     }
 }

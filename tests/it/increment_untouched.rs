@@ -181,3 +181,37 @@ async fn what_the_log_does_not_tell_is_read() {
     assert!(!left_out(&site, "events_2026_02").await, "another cluster's log");
     assert_restores_equal(&site, &QUOTED, "another cluster's log").await;
 }
+
+/// Lets the server crash and recover, as it does by itself when a process of it dies.
+async fn crash(site: &Site) {
+    let (connection, deadline) = (site.connection(), std::time::Instant::now() + std::time::Duration::from_secs(30));
+    let (victim, witness) = (connection.connect().await.unwrap(), connection.connect().await.unwrap());
+    let process: i32 = victim.client().query_one("SELECT pg_backend_pid()", &[]).await.unwrap().get(0);
+    crate::stage::agent::signal(process.cast_unsigned(), "KILL");
+    // The server ends every other session when it notices; it takes new ones only once it has recovered.
+    while witness.client().query_one("SELECT 1", &[]).await.is_ok() || connection.connect().await.is_err() {
+        assert!(std::time::Instant::now() < deadline, "the server did not come back");
+        tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+    }
+}
+
+/// A commit that did not wait for the disk is seen before it is there. A dump that has it makes sure of it first:
+/// after a crash the server would give its number and its keys to other transactions, which no increment would see.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_dump_or_an_increment_holds_outlasts_a_crash_of_the_server() {
+    // The only thing that would write commits to the disk in this time is the one that is asked to.
+    let settings = [("synchronous_commit", "off"), ("wal_writer_delay", "10s"), ("restart_after_crash", "on")];
+    let site = Site::with(&settings);
+    let rows = "SELECT count(*) FROM customers WHERE email LIKE 'late%'";
+    for round in 1..=3 {
+        site.ask(&format!("INSERT INTO customers (email) VALUES ('late{round}@example.org')"));
+        if round == 1 {
+            site.dump().await.unwrap();
+        } else {
+            incremented(&site).await;
+        }
+        crash(&site).await;
+        assert_eq!(site.ask(rows), round.to_string(), "the crash took what the dump has");
+    }
+    assert_restores_equal(&site, &QUOTED, "after crashes").await;
+}

@@ -57,7 +57,7 @@ pub async fn run(options: &Options, doors: &Doors, log: Option<&Log>, setting: &
             let name = setting.unless_stopped("find a name for the increment", naming).await?;
             let untouched = match log {
                 Some(log) => {
-                    let finding = Untouched::find(log, &doors.connection, &coordinator, &parent, setting);
+                    let finding = Untouched::find(log, &coordinator, &parent, setting);
                     setting.unless_stopped("find what the log touches", finding).await?
                 }
                 None => Untouched::default(),

@@ -14,7 +14,7 @@ use crate::model::manifest::LogStretch;
 use crate::ops::Setting;
 use crate::ops::increment::parent::Parent;
 use crate::postgres::control::DataDirectory;
-use crate::postgres::{Connection, Coordinator, CoveredTable};
+use crate::postgres::{Coordinator, CoveredTable};
 use crate::steps::blocks::{BlockStore, history_in};
 
 /// Segments of the log that an increment reads itself, at most: to read a busy hour of it would take as long as the tables.
@@ -47,7 +47,6 @@ impl Untouched {
     /// Asks the log. What it does not tell is no error: then everything is read.
     pub(super) async fn find(
         log: &Log,
-        connection: &Connection,
         coordinator: &Coordinator,
         parent: &Parent,
         setting: &Setting,
@@ -68,8 +67,8 @@ impl Untouched {
             return Ok(Self::default());
         }
         setting.events.step("reading which tables the log touches");
-        if let Err(error) = connection.flush_log(to).await {
-            tracing::warn!(%error, "the log may not be on the disk; every table is read");
+        if !coordinator.outlasts_a_crash() {
+            tracing::debug!("the log may not be on the disk; every table is read");
             return Ok(Self::default());
         }
         let (log, stretch) = (log.clone(), LogStretch { from: mark.lsn, to });

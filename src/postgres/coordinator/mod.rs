@@ -101,6 +101,7 @@ pub struct Coordinator {
     fingerprint: Digest,
     large_objects: u64,
     lock_timeout: Duration,
+    outlasts_a_crash: bool,
 }
 
 impl Coordinator {
@@ -111,7 +112,11 @@ impl Coordinator {
         let mut attempt = 1;
         loop {
             match Self::attempt(&session, scope, clock).await {
-                Ok(Some(snapshot)) => return Self::look_around(session, scope, snapshot).await,
+                Ok(Some(snapshot)) => {
+                    let mut coordinator = Self::look_around(session, scope, snapshot).await?;
+                    coordinator.outlasts_a_crash = coordinator.flush(connection).await;
+                    return Ok(coordinator);
+                }
                 Ok(None) => {}
                 Err(error) if error.kind == PostgresErrorKind::LockTimeout && attempt < ATTEMPTS => {}
                 Err(error) => return Err(error),
@@ -185,7 +190,23 @@ impl Coordinator {
             fingerprint,
             large_objects,
             lock_timeout,
+            outlasts_a_crash: false,
         })
+    }
+
+    /// Has the log of everything that the snapshot sees on the disk, if that can be had: otherwise a server that crashes
+    /// forgets transactions that the dump holds, and numbers others like them.
+    async fn flush(&self, connection: &Connection) -> bool {
+        if self.on_standby {
+            return true;
+        }
+        let flushed = connection.flush_log(self.source.lsn).await;
+        if let Err(error) = &flushed {
+            let risk =
+                "a crash of the server may forget the last commits that did not wait for the disk; the dump has them";
+            tracing::warn!(%error, "{risk}");
+        }
+        flushed.is_ok()
     }
 
     /// The exported snapshot's name, for `pg_dump --snapshot`.
@@ -196,6 +217,11 @@ impl Coordinator {
     /// Whether the server is a standby, whose replay may take the snapshot away.
     pub fn is_on_standby(&self) -> bool {
         self.on_standby
+    }
+
+    /// Whether a crash of the server takes nothing away that the snapshot sees.
+    pub fn outlasts_a_crash(&self) -> bool {
+        self.outlasts_a_crash
     }
 
     /// Longest wait for a lock, of pg_dump too.
