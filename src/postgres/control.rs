@@ -1,14 +1,14 @@
-//! The control file of a data directory: whose it is and how large its WAL segments are.
+//! The control file of a data directory: whose it is, what its server last noted there, how large WAL segments are.
 //!
 //! Reads the few fields that are needed, for the layout of PostgreSQL 14 to 18 on machines with 8-byte alignment
-//! (`catalog/pg_control.h`). The server rewrites the file in place; the checksum tells a copy torn by that, and it is
-//! read again.
+//! (`catalog/pg_control.h`). The server rewrites the file in place, so that a reader can see half of an old and half of
+//! a new one; the checksum tells such a torn copy, and it is read again.
 
 use std::path::{Path, PathBuf};
 
 use crate::host::FileError;
 use crate::host::durable::read_bounded;
-use crate::model::lsn::SystemId;
+use crate::model::lsn::{Lsn, SystemId, Timeline};
 use crate::model::wal::SegmentSize;
 
 /// Largest control file, in bytes; PostgreSQL pads it to 8 KiB.
@@ -17,9 +17,67 @@ const LIMIT: u64 = 64 << 10;
 /// How often a torn copy is read again.
 const ATTEMPTS: u32 = 10;
 
+/// Where the fields stand.
+const VERSION_AT: usize = 8;
+const STATE_AT: usize = 16;
+const TIMELINE_AT: usize = 48;
+const RECOVERY_POINT_AT: usize = 136;
+const RECOVERY_TIMELINE_AT: usize = 144;
 const SEGMENT_SIZE_AT: usize = 228;
 /// `pg_control_version` and where the checksum over everything before it stands.
 const LAYOUTS: [(u32, usize); 2] = [(1300, 288), (1800, 292)];
+
+/// What the file says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ControlFile {
+    /// Whose data directory it is.
+    pub system_identifier: SystemId,
+    /// `PG_CONTROL_VERSION`: 1300 for 13 to 17, 1800 for 18.
+    pub version: u32,
+    /// `DBState`: 1 and 2 are clean shutdowns of a primary and a standby.
+    pub state: u32,
+    /// The timeline of its last checkpoint (`checkPointCopy.ThisTimeLineID`).
+    pub timeline: Timeline,
+    /// Up to where a standby must replay at least before its files are consistent (`minRecoveryPoint`).
+    pub recovery_point: Lsn,
+    /// The timeline of that position; 0 where there is none.
+    pub recovery_timeline: Timeline,
+    /// The size of WAL segments.
+    pub segment_size: SegmentSize,
+}
+
+impl ControlFile {
+    /// Reads the file's bytes; nothing when they are torn, or no control file that this version knows.
+    pub fn parse(bytes: &[u8]) -> Option<Self> {
+        Self::read(bytes).ok()
+    }
+
+    fn read(bytes: &[u8]) -> Result<Self, &'static str> {
+        let short = "its control file is too short";
+        let version = number(bytes, VERSION_AT).ok_or(short)?;
+        let layout = LAYOUTS.iter().find(|(known, _)| *known == version);
+        let (_, checksum_at) = layout.ok_or("its control file is of a PostgreSQL that this version does not know")?;
+        let told = number(bytes, *checksum_at).ok_or(short)?;
+        if crc32c::crc32c(&bytes[..*checksum_at]) != told {
+            return Err("the checksum of its control file is wrong");
+        }
+        let size = number(bytes, SEGMENT_SIZE_AT).and_then(|size| SegmentSize::new(u64::from(size)));
+        Ok(Self {
+            system_identifier: SystemId(long(bytes, 0).ok_or(short)?),
+            version,
+            state: number(bytes, STATE_AT).ok_or(short)?,
+            timeline: Timeline(number(bytes, TIMELINE_AT).ok_or(short)?),
+            recovery_point: Lsn(long(bytes, RECOVERY_POINT_AT).ok_or(short)?),
+            recovery_timeline: Timeline(number(bytes, RECOVERY_TIMELINE_AT).ok_or(short)?),
+            segment_size: size.ok_or("the segment size in its control file")?,
+        })
+    }
+
+    /// Whether the server that wrote it was shut down in good order.
+    pub fn is_shut_down(&self) -> bool {
+        matches!(self.state, 1 | 2)
+    }
+}
 
 /// What a data directory is, as its control file says.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -67,8 +125,8 @@ impl DataDirectory {
         let mut last = "its control file";
         for _ in 0..ATTEMPTS {
             let bytes = read_bounded(&path.join("global/pg_control"), LIMIT).map_err(broken)?;
-            match fields(&bytes) {
-                Ok((system_identifier, segment_size)) => {
+            match ControlFile::read(&bytes) {
+                Ok(ControlFile { system_identifier, segment_size, .. }) => {
                     return Ok(Self { path: path.to_owned(), major, system_identifier, segment_size });
                 }
                 Err(what) => last = what,
@@ -84,22 +142,12 @@ impl DataDirectory {
     }
 }
 
-/// System identifier and segment size.
-fn fields(bytes: &[u8]) -> Result<(SystemId, SegmentSize), &'static str> {
-    let version = number(bytes, 8).ok_or("its control file is too short")?;
-    let layout = LAYOUTS.iter().find(|(known, _)| *known == version);
-    let (_, checksum_at) = layout.ok_or("its control file is of a PostgreSQL that this version does not know")?;
-    let told = number(bytes, *checksum_at).ok_or("its control file is too short")?;
-    if crc32c::crc32c(&bytes[..*checksum_at]) != told {
-        return Err("the checksum of its control file is wrong");
-    }
-    let system = bytes.first_chunk().map(|bytes| SystemId(u64::from_ne_bytes(*bytes)));
-    let size = number(bytes, SEGMENT_SIZE_AT).and_then(|size| SegmentSize::new(u64::from(size)));
-    system.zip(size).ok_or("the segment size in its control file")
-}
-
 fn number(bytes: &[u8], at: usize) -> Option<u32> {
     bytes.get(at..)?.first_chunk().map(|bytes| u32::from_ne_bytes(*bytes))
+}
+
+fn long(bytes: &[u8], at: usize) -> Option<u64> {
+    bytes.get(at..)?.first_chunk().map(|bytes| u64::from_ne_bytes(*bytes))
 }
 
 #[cfg(test)]
@@ -121,12 +169,12 @@ mod tests {
         bytes[SEGMENT_SIZE_AT..SEGMENT_SIZE_AT + 4].copy_from_slice(&(16_u32 << 20).to_ne_bytes());
         let sum = crc32c::crc32c(&bytes[..288]);
         bytes[288..292].copy_from_slice(&sum.to_ne_bytes());
-        assert!(fields(&bytes).is_ok());
+        assert!(ControlFile::parse(&bytes).is_some());
         for at in [0, 8, 100, SEGMENT_SIZE_AT, 289] {
             let mut torn = bytes.clone();
             torn[at] ^= 1;
-            assert!(fields(&torn).is_err(), "byte {at}");
+            assert_eq!(ControlFile::parse(&torn), None, "byte {at}");
         }
-        assert!(fields(&bytes[..290]).is_err() && fields(&[]).is_err());
+        assert!(ControlFile::parse(&bytes[..290]).is_none() && ControlFile::parse(&[]).is_none());
     }
 }

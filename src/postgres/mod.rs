@@ -9,7 +9,6 @@ pub mod base_backup;
 pub mod changes;
 pub mod connection;
 pub mod control;
-pub mod control_file;
 pub mod coordinator;
 pub mod copy;
 pub mod databases;

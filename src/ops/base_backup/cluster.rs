@@ -10,8 +10,7 @@ use crate::model::base::CONTROL_FILE;
 use crate::model::failure::{Failure, FailureKind};
 use crate::model::lsn::{Lsn, SystemId};
 use crate::ops::base_backup::reading::PageCheck;
-use crate::postgres::control::DataDirectory;
-use crate::postgres::control_file::ControlFile;
+use crate::postgres::control::{ControlFile, DataDirectory};
 use crate::postgres::page::PAGE_BYTES;
 use crate::postgres::{BaseFacts, FileTree};
 

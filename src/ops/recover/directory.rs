@@ -14,7 +14,7 @@ use crate::model::base::{BACKUP_LABEL, CONTROL_FILE, Tablespace};
 use crate::model::failure::{Failure, FailureKind};
 use crate::model::size::ByteSize;
 use crate::ops::recover::{Options, Plan};
-use crate::postgres::control_file::ControlFile;
+use crate::postgres::control::ControlFile;
 use crate::postgres::file_tree::RESTORE_INCOMPLETE;
 use crate::steps::scratch;
 
