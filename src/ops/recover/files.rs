@@ -52,7 +52,9 @@ struct Origin {
     whole: bool,
     /// Whether any later one has pages of it, or another size.
     changed: bool,
-    /// Whether it may begin as nothing but zeros: what a relation grows by, a new segment at a time.
+    /// Whether it may begin as nothing but zeros, which the log fills: what a relation grows by, a new segment at a time,
+    /// and a file of which only the newest backup knows and of which it has no pages. Between the start of its parent and
+    /// its own nothing happened to such a file, and the parent has it not: it was made after the start.
     may_begin_empty: bool,
     size: Option<u64>,
 }
@@ -140,22 +142,20 @@ impl Chosen {
     fn take(&mut self, at: usize, newest: bool, line: &FileLine, delta: Option<&Path>, window: &mut [u8]) {
         let name = name(&line.path);
         let whole = line.pages.is_none();
+        let file = line.path.rsplit('/').next().and_then(RelationFile::of_name);
+        let is_growth = file.is_some_and(|file| file.segment > 0);
         let origin = match self.files.get(&name).copied() {
-            None if newest => {
-                let file = line.path.rsplit('/').next().and_then(RelationFile::of_name);
-                let may_begin_empty = file.is_some_and(|file| file.segment > 0);
-                Origin {
-                    first: at,
-                    whole,
-                    changed: line.pages.is_some_and(|pages| pages > 0),
-                    may_begin_empty,
-                    size: line.size,
-                }
-            }
+            None if newest => Origin {
+                first: at,
+                whole,
+                changed: line.pages.is_some_and(|pages| pages > 0),
+                may_begin_empty: is_growth || line.pages == Some(0),
+                size: line.size,
+            },
             // What the one after it lacks, or has whole, is another file.
             Some(later) if !later.whole && later.first == at + 1 => {
                 let changed = later.changed || line.pages.is_some_and(|pages| pages > 0) || line.size != later.size;
-                Origin { first: at, whole, changed, ..later }
+                Origin { first: at, whole, changed, may_begin_empty: is_growth, ..later }
             }
             _ => return,
         };
@@ -289,6 +289,18 @@ mod tests {
         assert!(layout.begins(0, "base/5/1") && layout.begins(1, "base/5/2") && !layout.begins(2, "base/5/2"));
         assert!(layout.wants_part(0, 1) && !layout.wants_part(0, 2) && layout.wants_part(1, 2));
         assert_eq!(lost(&layout), 0);
+    }
+
+    #[test]
+    fn a_file_made_after_the_newest_began_is_the_logs_to_fill_and_no_other() {
+        let full = [line("base/5/1", 1, 8192, None)];
+        let third = [line("base/5/2", 1, 8192, Some(0))];
+        let made = layout(&[&full, &[], &third]);
+        assert_eq!(lost(&made), 0);
+        assert!(made.begins(2, "base/5/2") && made.wants(2, "base/5/2"));
+        for older in [Some(0), Some(2)] {
+            assert_eq!(lost(&layout(&[&full, &[line("base/5/2", 1, 8192, older)], &third])), 1, "{older:?}");
+        }
     }
 
     #[test]
