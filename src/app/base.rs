@@ -54,6 +54,7 @@ impl App {
                 Some(config::BaseKind::Incremental) => BaseKind::Incremental,
                 Some(config::BaseKind::Full) | None => BaseKind::Full,
             },
+            source: job.side(),
             job: name.to_owned(),
             plan: self.plan()?.name.clone(),
             cluster: config.cluster.clone(),

@@ -6,9 +6,10 @@ use crate::app::terms::Terms;
 use crate::catalog::history::{Entry, Interruption, RunRecord, RunResult, Trigger};
 use crate::model::event::Events;
 use crate::model::failure::{Failure, FailureKind, with_causes};
+use crate::model::side::Side;
 use crate::model::verb::Verb;
 use crate::ops::Setting;
-use crate::postgres::leader::LeaderLock;
+use crate::postgres::leader::{Attempt, LeaderLock};
 use tokio_util::sync::CancellationToken;
 
 impl App {
@@ -32,16 +33,14 @@ impl App {
     }
 
     async fn run_here(&self, name: &str, events: Events, stop: CancellationToken) -> Result<RunRecord, Failure> {
-        let verb = self.job(name)?.verb;
+        let (verb, side) = (self.job(name)?.verb, self.job(name)?.side());
         self.prepare_state()?;
         let _state = self.lock_state(&format!("dbagent job run {name}"))?;
         let history = self.history()?;
         let connection = self.connection(Verb::Check, None)?;
-        let Some(mut lock) = LeaderLock::take(&connection, &self.loaded.config.cluster).await? else {
-            let message = format!("run {name}: another agent leads the cluster {}", self.loaded.config.cluster);
-            return Err(Failure::new(FailureKind::LockHeld, message)
-                .hint("Run it on that agent's host, or stop that agent first. On a standby nothing is run."));
-        };
+        let cluster = &self.loaded.config.cluster;
+        let attempt = LeaderLock::take(&connection, cluster, side == Side::Standby).await?;
+        let mut lock = leader(attempt, side, name, cluster)?;
         let setting = self.setting(events, stop);
         let now = self.clock.now();
         let record = RunRecord {
@@ -64,8 +63,12 @@ impl App {
             }
         };
         remember(&Entry::Begun(record.clone()));
-        // Holding the lock is a leadership, for this one run.
-        let leader = self.clone().leading(Terms::of_leadership());
+        // Holding the primary's lock is a leadership, for this one run.
+        let terms = match side {
+            Side::Primary => Terms::of_leadership(),
+            Side::Standby => Terms::default(),
+        };
+        let leader = self.clone().leading(terms);
         let result = leader.run_under(&mut lock, name, &setting).await;
         let record = record.ended(self.clock.now(), result);
         remember(&Entry::Ended(record.clone()));
@@ -91,6 +94,24 @@ impl App {
             Err(failure) => RunResult::Failed((&failure).into()),
         }
     }
+}
+
+/// The lock, where the server is on the side that the job needs and nobody else has it.
+fn leader(attempt: Attempt, side: Side, name: &str, cluster: &str) -> Result<LeaderLock, Failure> {
+    let refused = |why: String| Failure::new(FailureKind::LockHeld, format!("run {name}: {why}"));
+    if attempt.side != side {
+        let hint = match side {
+            Side::Primary => {
+                "Run it on the primary's host. A base backup is taken here where its job in the plan says source = \"standby\"."
+            }
+            Side::Standby => "Run it on a standby's host, or take `source = \"standby\"` out of the job in the plan.",
+        };
+        return Err(refused(format!("it is done on {side}, and this server is {}", attempt.side)).hint(hint));
+    }
+    attempt.lock.ok_or_else(|| {
+        refused(format!("another agent leads the cluster {cluster}"))
+            .hint("Run it on that agent's host, or stop that agent first.")
+    })
 }
 
 /// A failure that was recorded, told again.

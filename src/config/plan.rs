@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 use crate::config::rules::{Checklist, PartitionRule, PurgeRule};
 use crate::model::keep::{Keep, PerRepository};
 use crate::model::schedule::{Schedule, Zone};
+use crate::model::side::Side;
 use crate::model::span::Span;
 use crate::model::table::TableName;
 use crate::model::verb::Verb;
@@ -97,6 +98,9 @@ pub struct Job {
     pub large_objects: Option<bool>,
     /// Whether a base backup is whole.
     pub kind: Option<BaseKind>,
+    /// From which side of a replication a base backup is taken; the primary when absent. One from a standby is made by
+    /// the agent on that standby's host, and by no other.
+    pub source: Option<Side>,
     /// How much of the audit chain is verified.
     pub mode: Option<VerifyMode>,
     /// What a report covers.
@@ -188,6 +192,11 @@ impl Job {
     /// Whether this version can run it.
     pub fn is_built(&self) -> bool {
         self.verb.is_built()
+    }
+
+    /// On which side of a replication it runs.
+    pub fn side(&self) -> Side {
+        self.source.unwrap_or_default()
     }
 
     /// Whether it needs to be known which blocks the log touches.

@@ -127,12 +127,13 @@ fn validate_folder(key: &str, job: &Job, problems: &mut Problems<'_>) {
 }
 
 /// Keys that only some verbs take.
-const KEYS_OF_VERBS: [(&str, &[Verb]); 13] = [
+const KEYS_OF_VERBS: [(&str, &[Verb]); 14] = [
     ("exact", &[Verb::Increment]),
     ("changed_at", &[Verb::Increment]),
     ("tables", &[Verb::Dump, Verb::Increment, Verb::RestoreTest]),
     ("large_objects", &[Verb::Dump]),
     ("kind", &[Verb::BaseBackup]),
+    ("source", &[Verb::BaseBackup]),
     ("mode", &[Verb::AuditVerify]),
     ("period", &[Verb::Report]),
     ("directory", &[Verb::Files]),

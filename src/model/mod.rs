@@ -28,6 +28,7 @@ pub mod pages;
 pub mod partition;
 pub mod retention;
 pub mod schedule;
+pub mod side;
 pub mod size;
 pub mod span;
 pub mod status;

@@ -5,13 +5,14 @@
 //! Low-Level API"). PostgreSQL 14 calls the functions `pg_start_backup` and `pg_stop_backup`.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use chrono::{DateTime, Utc};
 
 use super::connection::{Connection, Session};
 use super::error::{PostgresError, PostgresErrorKind};
 use super::facts::ServerFacts;
+use crate::host::durable;
 use crate::model::base::Tablespace;
 use crate::model::lsn::Lsn;
 
@@ -53,6 +54,9 @@ impl BaseFacts {
     }
 }
 
+/// Largest file of an exported snapshot that is read, in bytes.
+const SNAPSHOT_LIMIT: u64 = 1 << 20;
+
 /// The session of a base backup. Dropping it before [`BackupSession::stop`] gives the backup up.
 #[derive(Debug)]
 pub struct BackupSession {
@@ -91,6 +95,30 @@ impl BackupSession {
         let tablespaces = tablespaces(&session).await?;
         let major = server.major();
         Ok((Self { session, major }, BaseFacts { server, settings, tablespaces }))
+    }
+
+    /// Whether the server writes into the directory `root`: it is asked to export a snapshot, and the file that it makes
+    /// of it is looked for there, while the transaction lasts and after (PostgreSQL, `utils/time/snapmgr.c`,
+    /// `ExportSnapshot`). Any role may, and a standby does it too.
+    pub async fn writes_into(&self, root: &Path) -> Result<bool, PostgresError> {
+        let failed = |error| self.session.failed("ask the server for a mark in its data directory", error);
+        self.session.batch("BEGIN ISOLATION LEVEL READ COMMITTED READ ONLY").await?;
+        let row =
+            self.session.client().query_one(include_str!("../../sql/base/mark.sql"), &[]).await.map_err(failed)?;
+        let (name, process): (String, i32) = (row.get("name"), row.get("process"));
+        let path = root.join("pg_snapshots").join(name);
+        let found = durable::read_bounded(&path, SNAPSHOT_LIMIT);
+        self.session.batch("ROLLBACK").await?;
+        let own = format!("pid:{process}");
+        let is_own = |text: &[u8]| String::from_utf8_lossy(text).lines().any(|line| line == own);
+        match found {
+            Ok(text) => Ok(is_own(&text) && !path.exists()),
+            Err(error) if error.kind == durable::FileErrorKind::Missing => Ok(false),
+            Err(error) => {
+                let message = format!("read the data directory {}", root.display());
+                Err(PostgresError::new(PostgresErrorKind::Other, message).because(error))
+            }
+        }
     }
 
     /// Begins the backup: waits for a checkpoint, which is made at once where `fast` says so. Gives where it begins.

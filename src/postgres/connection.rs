@@ -291,13 +291,22 @@ impl Session {
     }
 
     /// Returns when the connection has ended, with the reason: at once when it is closed, and when it does not answer
-    /// within `patience` to a question asked every so often. Not to be called again.
-    pub async fn ended(&mut self, every: Duration, patience: Duration, clock: &dyn Clock) -> String {
+    /// within `patience` to a question asked every so often. The same once `unless`, a query, answers true. Not to be
+    /// called again.
+    pub async fn ended(
+        &mut self,
+        every: Duration,
+        patience: Duration,
+        unless: (&str, &str),
+        clock: &dyn Clock,
+    ) -> String {
+        let (query, reason) = unless;
         let Self { client, driver, .. } = self;
         let silent = async {
             loop {
                 clock.sleep(every).await;
-                match tokio::time::timeout(patience, client.query_one("SELECT 1", &[])).await {
+                match tokio::time::timeout(patience, client.query_one(query, &[])).await {
+                    Ok(Ok(row)) if row.try_get(0).unwrap_or(false) => return reason.to_owned(),
                     Ok(Ok(_)) => {}
                     Ok(Err(error)) => return PostgresError::from(error).full_message(),
                     Err(_) => return format!("no answer within {patience:?}"),

@@ -10,6 +10,7 @@ use crate::catalog::history::{Interruption, Past};
 use crate::model::failure::{Failure, FailureKind};
 use crate::model::id::RunId;
 use crate::model::outcome::Outcome;
+use crate::model::side::Side;
 use crate::scheduler::event::AgentEvent;
 use crate::scheduler::place::{Action, Moment, Place, Stop};
 use crate::scheduler::{Job, JobStatus, Leadership, Limits};
@@ -25,6 +26,8 @@ pub(super) struct Board {
     random: fn() -> f64,
     places: BTreeMap<String, Place>,
     fencing_token: Option<u64>,
+    /// On which side of a replication it leads, if it does.
+    side: Side,
     drain: Option<Drain>,
 }
 
@@ -38,7 +41,7 @@ struct Drain {
 impl Board {
     /// A board without jobs, of an agent that does not lead.
     pub(super) fn new(limits: Limits, random: fn() -> f64) -> Self {
-        Self { limits, random, places: BTreeMap::new(), fencing_token: None, drain: None }
+        Self { limits, random, places: BTreeMap::new(), fencing_token: None, side: Side::Primary, drain: None }
     }
 
     /// Replaces the jobs. Runs go on; what the history remembers of a job that is new here is `past`.
@@ -75,7 +78,7 @@ impl Board {
         let mut actions = Vec::new();
         self.enforce(now, &mut actions);
         if let Some(fencing_token) = self.fencing_token.filter(|_| self.drain.is_none()) {
-            for place in self.places.values_mut() {
+            for place in self.places.values_mut().filter(|place| place.job.side == self.side) {
                 place.decide(now, (self.random)(), &mut actions);
             }
             self.begin_waiting(fencing_token, now, &mut actions);
@@ -95,8 +98,9 @@ impl Board {
 
     /// Begins what waits, the longest due first, as far as the limit allows.
     fn begin_waiting(&mut self, fencing_token: u64, now: Moment, actions: &mut Vec<Action>) {
-        let room = self.room();
-        let mut ready: Vec<_> = self.places.values_mut().filter(|place| place.ready(now).is_some()).collect();
+        let (room, side) = (self.room(), self.side);
+        let is_ready = |place: &&mut Place| place.job.side == side && place.ready(now).is_some();
+        let mut ready: Vec<_> = self.places.values_mut().filter(is_ready).collect();
         ready.sort_by_key(|place| place.ready(now));
         for place in ready.into_iter().take(room) {
             place.begin_waiting(fencing_token, now, actions);
@@ -122,6 +126,11 @@ impl Board {
             return Err(refused(FailureKind::LockHeld, "another agent leads")
                 .hint("Ask the agent that leads; `dbagent status` names it."));
         };
+        if place.job.side != self.side {
+            let why = format!("it is done on {}, and this agent's server is {}", place.job.side, self.side);
+            return Err(refused(FailureKind::LockHeld, &why)
+                .hint("Run it on the host of such a server, or change `source` of the job in the plan."));
+        }
         let mut actions = Vec::new();
         let run = place.begin_manual(fencing_token, now, &mut actions)?;
         Ok((run, actions))
@@ -144,9 +153,9 @@ impl Board {
     /// Takes note of who leads. A run begun under another token is cancelled: it may no longer commit.
     pub(super) fn lead(&mut self, leadership: &Leadership, now: Moment) -> Vec<Action> {
         let mut actions = Vec::new();
-        let fencing_token = match leadership {
-            Leadership::Leader { fencing_token, .. } => Some(*fencing_token),
-            Leadership::Follower => None,
+        let (fencing_token, side) = match leadership {
+            Leadership::Leader { fencing_token, side, .. } => (Some(*fencing_token), *side),
+            Leadership::Follower => (None, self.side),
         };
         for place in self.places.values_mut().filter(|place| place.is_led_by_another(fencing_token)) {
             let drop_at = now.steady + self.limits.cancel_grace;
@@ -155,7 +164,7 @@ impl Board {
         if self.fencing_token == fencing_token {
             return actions;
         }
-        self.fencing_token = fencing_token;
+        (self.fencing_token, self.side) = (fencing_token, side);
         actions.push(Action::Tell(AgentEvent::Leadership { fencing_token }));
         if let Leadership::Leader { handled, .. } = leadership {
             for (job, handled) in handled {
@@ -192,7 +201,8 @@ impl Board {
     pub(super) fn quiet_for(&self, now: Moment) -> Duration {
         let leads = self.fencing_token.is_some() && self.drain.is_none();
         let drain = self.drain.map(|drain| drain.cancel_at.saturating_sub(now.steady)).filter(|wait| !wait.is_zero());
-        let places = self.places.values().filter_map(|place| place.quiet_for(now, leads, self.room() > 0));
+        let leads = |place: &Place| leads && place.job.side == self.side;
+        let places = self.places.values().filter_map(|place| place.quiet_for(now, leads(place), self.room() > 0));
         places.chain(drain).min().unwrap_or(LOOKS_AT_LEAST_EVERY).min(LOOKS_AT_LEAST_EVERY)
     }
 
@@ -224,6 +234,7 @@ mod tests {
             jitter: Duration::from_secs(if name == "full" { 900 } else { 0 }),
             timeout: Some(Duration::from_secs(3 * 3600)),
             retry: RetryPolicy::default(),
+            side: Side::Primary,
         };
         vec![
             job("full", "0 3 * * *", CatchUp::Once),
@@ -290,7 +301,10 @@ mod tests {
 
         fn lead(&mut self) {
             self.fencing_token += 1;
-            let leader = Leadership::Leader { fencing_token: self.fencing_token, handled: BTreeMap::new() };
+            let leader = {
+                let (fencing_token, side) = (self.fencing_token, Side::Primary);
+                Leadership::Leader { fencing_token, side, handled: BTreeMap::new() }
+            };
             let actions = self.board.lead(&leader, self.now);
             self.carry_out(actions);
         }

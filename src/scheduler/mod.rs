@@ -20,6 +20,7 @@ use crate::model::failure::Failure;
 use crate::model::id::{ArtifactId, RunId};
 use crate::model::outcome::Outcome;
 use crate::model::schedule::Schedule;
+use crate::model::side::Side;
 use crate::model::verb::Verb;
 
 mod agent;
@@ -51,6 +52,8 @@ pub struct Job {
     pub timeout: Option<Duration>,
     /// Whether and when it is tried again.
     pub retry: RetryPolicy,
+    /// On which side of a replication it runs: a leader on the other one leaves it alone.
+    pub side: Side,
 }
 
 /// Limits of the agent as a whole.
@@ -108,6 +111,8 @@ pub enum Leadership {
     Leader {
         /// Grows with each change of leader. Runs begun under another token are cancelled.
         fencing_token: u64,
+        /// On which side of a replication it leads.
+        side: Side,
         /// What earlier leaders are known to have settled: the last scheduled instant, by job. Others count from what
         /// this agent's own history says.
         handled: BTreeMap<String, DateTime<Utc>>,

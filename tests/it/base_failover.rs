@@ -11,33 +11,37 @@ use serde_json::Value;
 use crate::base_backup::manifest;
 use crate::cli::Desk;
 use crate::expire_wal::bases_in;
-use crate::recover::{Copy, commit, ledger};
+use crate::recover::{Copy, commit, ledger, walk};
 use crate::stage::agent::signal;
 use crate::stage::archive::{self, switch};
 use crate::stage::standby::Standby;
 
 /// A base backup that is held between its start and its stop.
-struct Held {
+pub struct Held {
     backup: Child,
 }
 
 impl Held {
-    /// Begins one and holds it once the server, asked by `ask`, has begun its part.
-    fn begin(desk: &Desk, ask: &dyn Fn(&str) -> String) -> Self {
+    /// Begins one and holds it once it writes its first part: only then has the server surely begun its own.
+    pub fn begin(desk: &Desk) -> Self {
+        let parts = || {
+            let folder = desk.site.root().join("local/base");
+            if folder.exists() { walk(&folder).len() } else { 0 }
+        };
+        let before = parts();
         let mut command = desk.command(&["job", "run", "base", "--json"]);
         let backup = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
-        let begun = "SELECT count(*) FROM pg_stat_activity WHERE query ILIKE '%backup_start(%' AND state = 'idle'";
         let deadline = Instant::now() + Duration::from_secs(60);
-        while ask(begun) != "1" {
+        while parts() == before {
             assert!(Instant::now() < deadline, "no base backup began");
-            std::thread::sleep(Duration::from_millis(2));
+            std::thread::sleep(Duration::from_millis(1));
         }
         signal(backup.id(), "STOP");
         Self { backup }
     }
 
     /// Lets it go on to its end: its exit code and what it said.
-    fn end(self) -> (Option<i32>, Value) {
+    pub fn end(self) -> (Option<i32>, Value) {
         signal(self.backup.id(), "CONT");
         let output = self.backup.wait_with_output().unwrap();
         let talk = String::from_utf8_lossy(&output.stderr).into_owned();
@@ -54,7 +58,7 @@ fn desk() -> Desk {
     desk
 }
 
-fn catch_up(desk: &Desk, standby: &Standby) {
+pub fn catch_up(desk: &Desk, standby: &Standby) {
     let at = desk.site.ask("SELECT pg_current_wal_insert_lsn()");
     let deadline = Instant::now() + Duration::from_secs(60);
     let query = format!("SELECT pg_last_wal_replay_lsn() >= '{at}'::pg_lsn");
@@ -65,7 +69,7 @@ fn catch_up(desk: &Desk, standby: &Standby) {
 }
 
 /// The standby takes over and archives its timeline.
-fn promote(standby: &Standby) {
+pub fn promote(standby: &Standby) {
     assert_eq!(standby.ask("postgres", "SELECT pg_promote()"), "t");
     standby.ask("shop", "INSERT INTO ledger VALUES (100, 'of the new primary')");
     let first = standby.ask("shop", "SELECT pg_walfile_name(pg_current_wal_insert_lsn())");
@@ -84,7 +88,7 @@ fn f62_a_base_backup_of_a_primary_that_dies_in_a_failover_is_nothing() {
     let standby = Standby::of(&desk.site.server, &[]);
     commit(&desk, 1);
     catch_up(&desk, &standby);
-    let held = Held::begin(&desk, &|query| desk.site.ask(query));
+    let held = Held::begin(&desk);
     promote(&standby);
     desk.site.server.crash();
     let (code, said) = held.end();
@@ -105,7 +109,7 @@ fn f62_a_base_backup_that_an_old_primary_ends_after_a_failover_never_leads_to_th
     let standby = Standby::of(&desk.site.server, &[]);
     commit(&desk, 1);
     catch_up(&desk, &standby);
-    let held = Held::begin(&desk, &|query| desk.site.ask(query));
+    let held = Held::begin(&desk);
     promote(&standby);
     // Nobody has told the old primary: it goes on, and archives its own timeline.
     commit(&desk, 2);

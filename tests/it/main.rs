@@ -25,6 +25,7 @@ mod aws_secret;
 mod base_backup;
 mod base_failover;
 mod base_incremental;
+mod base_standby;
 mod base_workload;
 mod bc003;
 mod bc003_data;

@@ -8,6 +8,7 @@ use dbagent::host::clock::Clock;
 use dbagent::model::event::Event;
 use dbagent::model::failure::FailureKind;
 use dbagent::model::outcome::{Outcome, RepositoryOutcome, Verdict};
+use dbagent::model::side::Side;
 use dbagent::scheduler::{AgentEvent, CatchUp, Command, Job, Leadership, RetryPolicy};
 
 use crate::scheduler_stage::{Asked, Machine, Running, at, failure, hours, job, leader, result_of, seconds};
@@ -292,7 +293,7 @@ async fn f09_a_follower_begins_nothing_and_takes_over_once() {
     agent.advance_to("2026-03-10T05:10:00Z").await;
     assert!(agent.nothing_begins().await);
     let handled = BTreeMap::from([("check".to_owned(), at("2026-03-10T05:00:00Z"))]);
-    agent.leadership.send(Leadership::Leader { fencing_token: 7, handled }).unwrap();
+    agent.leadership.send(Leadership::Leader { fencing_token: 7, side: Side::Primary, handled }).unwrap();
     let run = agent.asked().await;
     assert_eq!((run.request.job.as_str(), run.request.scheduled), ("full", at("2026-03-10T05:00:00Z")));
     assert_eq!(run.request.fencing_token, 7);

@@ -13,6 +13,7 @@ use dbagent::catalog::history::{History, HistoryLimits, RunRecord, RunResult};
 use dbagent::host::clock::{Clock, ManualClock};
 use dbagent::model::failure::{Failure, FailureKind};
 use dbagent::model::outcome::Outcome;
+use dbagent::model::side::Side;
 use dbagent::model::verb::Verb;
 use dbagent::scheduler::{
     Agent, AgentEvent, CatchUp, Command, Doors, Job, JobStatus, Leadership, Limits, RetryPolicy, RunRequest, Runner,
@@ -43,11 +44,12 @@ pub fn job(name: &str, schedule: &str) -> Job {
         jitter: Duration::ZERO,
         timeout: None,
         retry: RetryPolicy { attempts: 1, ..RetryPolicy::default() },
+        side: Side::Primary,
     }
 }
 
 pub fn leader(fencing_token: u64) -> Leadership {
-    Leadership::Leader { fencing_token, handled: BTreeMap::new() }
+    Leadership::Leader { fencing_token, side: Side::Primary, handled: BTreeMap::new() }
 }
 
 pub fn failure(kind: FailureKind) -> Failure {

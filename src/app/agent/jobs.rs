@@ -48,5 +48,6 @@ fn scheduled(name: &str, job: &config::Job) -> Option<Job> {
             first: job.retry.backoff.to_duration(),
             longest: LONGEST_WAIT,
         },
+        side: job.side(),
     })
 }

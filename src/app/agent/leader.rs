@@ -15,6 +15,7 @@ use crate::app::agent::Current;
 use crate::catalog::history::{self, Filter, Remembered};
 use crate::catalog::{Inventory, Unsigned};
 use crate::model::id::RunId;
+use crate::model::side::Side;
 use crate::model::verb::Verb;
 use crate::postgres::leader::LeaderLock;
 use crate::scheduler::Leadership;
@@ -33,9 +34,10 @@ pub(super) async fn lead(current: Current, leadership: watch::Sender<Leadership>
         match try_once(&app).await {
             Ok(Some(mut lock)) => {
                 complained = false;
+                let side = lock.side();
                 let lost = tokio::select! {
                     lost = lock.lost(app.clock.as_ref()) => lost,
-                    refused = take_over(&current, &leadership, &mut refused) => refused,
+                    refused = take_over(&current, side, &leadership, &mut refused) => refused,
                 };
                 leadership.send_replace(Leadership::Follower);
                 tracing::warn!(error = lost, "leads no longer");
@@ -57,13 +59,18 @@ pub(super) async fn lead(current: Current, leadership: watch::Sender<Leadership>
 
 async fn try_once(app: &App) -> Result<Option<LeaderLock>, String> {
     let connection = app.connection(Verb::Check, None).map_err(|failure| failure.full_message())?;
-    LeaderLock::take(&connection, &app.loaded.config.cluster).await.map_err(|error| error.full_message())
+    // An agent of a standby has something to do only where the plan says so.
+    let on_standby =
+        app.plan().is_ok_and(|plan| plan.job.values().any(|job| job.enabled && job.side() == Side::Standby));
+    let attempt = LeaderLock::take(&connection, &app.loaded.config.cluster, on_standby).await;
+    attempt.map(|attempt| attempt.lock).map_err(|error| error.full_message())
 }
 
 /// Leads from now on, knowing what earlier leaders did. Ends only when a repository has seen a later leadership: whoever
 /// still holds the lock gives it up then, and leads under new terms only if it gets it again.
 async fn take_over(
     current: &Current,
+    side: Side,
     leadership: &watch::Sender<Leadership>,
     refused: &mut watch::Receiver<u64>,
 ) -> String {
@@ -73,7 +80,7 @@ async fn take_over(
         BTreeMap::new()
     });
     let fencing_token = u64::try_from(app.clock.now().timestamp_micros()).unwrap_or_default();
-    leadership.send_replace(Leadership::Leader { fencing_token, handled });
+    leadership.send_replace(Leadership::Leader { fencing_token, side, handled });
     if refused.wait_for(|token| *token == fencing_token).await.is_err() {
         std::future::pending::<()>().await;
     }

@@ -12,6 +12,7 @@ use crate::app::terms::Terms;
 use crate::app::verbs::Rest;
 use crate::model::failure::Failure;
 use crate::model::outcome::Outcome;
+use crate::model::side::Side;
 use crate::ops::Setting;
 use crate::scheduler::{RunRequest, Runner};
 
@@ -42,8 +43,13 @@ impl AppRunner {
 #[async_trait]
 impl Runner for AppRunner {
     async fn run(&self, request: RunRequest) -> Result<Outcome, Failure> {
-        let terms = self.terms(request.fencing_token);
-        let app = self.app().leading(terms.clone());
+        let app = self.app();
+        // On a standby nobody leads the cluster: what is made there is added under the primary's terms.
+        let terms = match app.job(&request.job).map(|job| job.side()) {
+            Ok(Side::Standby) => Terms::default(),
+            _ => self.terms(request.fencing_token),
+        };
+        let app = app.leading(terms.clone());
         let setting =
             Setting { run: request.run, clock: app.clock.clone(), events: request.events, stop: request.cancel };
         let rest = Rest { repositories: request.only_repositories, artifact: request.completes };

@@ -8,11 +8,12 @@ use std::path::{Path, PathBuf};
 use crate::host::durable;
 use crate::model::base::CONTROL_FILE;
 use crate::model::failure::{Failure, FailureKind};
-use crate::model::lsn::{Lsn, SystemId};
+use crate::model::lsn::{Lsn, SystemId, Timeline};
+use crate::model::side::Side;
 use crate::ops::base_backup::reading::PageCheck;
 use crate::postgres::control::{ControlFile, DataDirectory};
 use crate::postgres::page::PAGE_BYTES;
-use crate::postgres::{BaseFacts, FileTree};
+use crate::postgres::{BackupSession, BaseFacts, FileTree};
 
 /// Largest control file, in bytes; PostgreSQL pads it to 8 KiB.
 const CONTROL_LIMIT: u64 = 64 << 10;
@@ -29,7 +30,8 @@ pub(super) struct Cluster {
 
 impl Cluster {
     /// Looks at the server and its data directory: that at `configured`, or else where the server says.
-    pub(super) fn look(facts: BaseFacts, configured: Option<&Path>) -> Result<Self, Failure> {
+    pub(super) fn look(facts: BaseFacts, configured: Option<&Path>, source: Side) -> Result<Self, Failure> {
+        require_side(&facts, source)?;
         require_archiving(&facts)?;
         let root = match (configured, facts.data_directory()) {
             (Some(configured), _) => configured.to_owned(),
@@ -52,6 +54,34 @@ impl Cluster {
         }
         let tree = FileTree::new(&root, facts.server.major());
         Ok(Self { facts, tree })
+    }
+
+    /// Errors unless the server behind `session` itself writes into the data directory. Whoever has the same system
+    /// identifier need not: a standby, or the primary of before a failover, whose files the log would break.
+    pub(super) async fn require_own(&self, session: &BackupSession) -> Result<(), Failure> {
+        if session.writes_into(self.tree.root()).await? {
+            return Ok(());
+        }
+        let root = self.tree.root().display();
+        let message = format!("use the data directory {root}: the server that [postgres] names does not write into it");
+        Err(Failure::new(FailureKind::RefusedForSafety, message).hint(
+            "It may be that of a standby, or of the primary before a failover. Set postgres.data_directory, or \
+             [postgres], so that both are of one server.",
+        ))
+    }
+
+    /// Errors where a standby, from whose files the backup was taken, does not follow the timeline `begun` any more: no
+    /// one history of the log leads through such a backup.
+    pub(super) fn require_timeline(&self, begun: Timeline) -> Result<(), Failure> {
+        if !self.facts.server.in_recovery {
+            return Ok(());
+        }
+        let now = read_control(self.tree.root())?.0.recovery_timeline;
+        if now == begun {
+            return Ok(());
+        }
+        let message = format!("end the base backup: the standby went from timeline {} to {} meanwhile", begun.0, now.0);
+        Err(Failure::new(FailureKind::Failed, message).hint("There was a failover. Run the job again."))
     }
 
     /// The control file as it is now, whole.
@@ -87,6 +117,17 @@ impl Cluster {
     }
 }
 
+fn require_side(facts: &BaseFacts, source: Side) -> Result<(), Failure> {
+    let side = Side::of(facts.server.in_recovery);
+    if side == source {
+        return Ok(());
+    }
+    let message = format!("make a base backup: it is to be taken from {source}, and this server is {side}");
+    Err(Failure::new(FailureKind::RefusedForSafety, message)
+        .hint("`source` of the job in the plan says where it is taken from."))
+}
+
+/// What a standby's primary does is not seen from here: the log is waited for in the repository.
 fn require_archiving(facts: &BaseFacts) -> Result<(), Failure> {
     let mode = facts.text("archive_mode");
     let archives = mode == "always" || mode == "on" && !facts.server.in_recovery;

@@ -24,6 +24,7 @@ impl Work<'_> {
         let carried = MUST_MATCH.into_iter().chain(["shared_preload_libraries", "wal_level", "data_checksums"]);
         let settings = carried.filter_map(|name| Some((name.to_owned(), facts.settings.get(name)?.clone())));
         taken.basis.require_timeline(label.timeline)?;
+        self.cluster.require_timeline(label.timeline)?;
         Ok(BaseRecord {
             kind: if parent.is_some() { BaseKind::Incremental } else { BaseKind::Full },
             timeline: label.timeline,

@@ -30,6 +30,7 @@ use crate::model::failure::Failure;
 use crate::model::id::ArtifactId;
 use crate::model::lsn::SystemId;
 use crate::model::outcome::{Finding, Outcome, RepositoryOutcome, Severity, Verdict};
+use crate::model::side::Side;
 use crate::model::size::ByteSize;
 use crate::ops::Setting;
 use crate::pipeline::openpgp::Recipients;
@@ -49,6 +50,8 @@ use places::{Owner, Places};
 pub struct Options {
     /// How much of the cluster it is to hold; all of it where that is all that can be.
     pub kind: BaseKind,
+    /// The side of a replication that it is taken from.
+    pub source: Side,
     /// Name of the job, as retention groups by it.
     pub job: String,
     /// Name of the plan.
@@ -99,7 +102,8 @@ pub async fn run(options: &Options, doors: &Doors, setting: &Setting) -> Result<
     let findings = artifact::encryption_findings(doors.recipients.as_ref(), started);
     let asking = async { Ok(BackupSession::connect(&doors.connection).await?) };
     let (session, facts) = setting.unless_stopped("ask the server what a base backup needs", asking).await?;
-    let cluster = Cluster::look(facts, doors.data_directory.as_deref())?;
+    let cluster = Cluster::look(facts, doors.data_directory.as_deref(), options.source)?;
+    setting.unless_stopped("look at the data directory", cluster.require_own(&session)).await?;
     let system = cluster.facts.server.system_identifier;
     let owner = Owner { cluster: &options.cluster, system, former: &options.former_systems };
     let opening = Places::open(&doors.repositories, &options.storage_class, &owner, started);
