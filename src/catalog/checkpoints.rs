@@ -116,7 +116,11 @@ impl Repository {
 
     /// Writes an alert down where those look who have no database: `alerts/<day>/<id>.json`.
     pub async fn put_alert(&self, id: AlertId, bytes: Vec<u8>, now: DateTime<Utc>) -> Result<(), CatalogError> {
-        Ok(self.write(&names::alert(id, now)?, bytes).await?)
+        let key = names::alert(id, id.raised().unwrap_or(now))?;
+        match self.write(&key, bytes).await {
+            Err(error) if error.is_exists() => Ok(()),
+            written => Ok(written?),
+        }
     }
 
     /// Keys of checkpoints below `prefix`, oldest first.

@@ -48,6 +48,12 @@ impl AlertId {
     pub fn new(now: DateTime<Utc>) -> Self {
         Self(version_7(now))
     }
+
+    /// When it was raised, to the millisecond; nothing of an identity that we did not make.
+    pub fn raised(self) -> Option<DateTime<Utc>> {
+        let (seconds, nanoseconds) = self.0.get_timestamp()?.to_unix();
+        DateTime::from_timestamp(i64::try_from(seconds).ok()?, nanoseconds)
+    }
 }
 
 impl fmt::Display for AlertId {

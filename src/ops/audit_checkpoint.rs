@@ -12,7 +12,7 @@ use crate::catalog::{Reading, Repository, StoredCheckpoint};
 use crate::model::audit::CHAIN;
 use crate::model::audit::alert::Subject;
 use crate::model::audit::checkpoint::{Occasion, Present, contradictions, last_agreed};
-use crate::model::audit::finding::{ChainFinding, FindingKind};
+use crate::model::audit::finding::{ChainFinding, FindingKind, fold};
 use crate::model::audit::seal::SealedRanges;
 use crate::model::digest::Digest;
 use crate::model::failure::{Failure, FailureKind};
@@ -108,9 +108,7 @@ async fn attempt(options: &Options, doors: &Doors, setting: &Setting) -> Result<
         done.repositories.push(repository_outcome(name, Some(failure)));
     }
     snapshot.release().await?;
-    // One alert for each kind, however many repositories tell the same.
-    done.findings.sort_by_key(|finding| finding.kind);
-    done.findings.dedup_by_key(|finding| finding.kind);
+    done.findings = fold(&done.findings);
     Ok(done)
 }
 

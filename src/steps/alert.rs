@@ -11,7 +11,7 @@ use crate::catalog::{CatalogError, Repository};
 use crate::host::failpoint::{FailPoint, pass};
 use crate::host::{FileError, Spool};
 use crate::model::audit::alert::{Alert, Subject};
-use crate::model::audit::finding::ChainFinding;
+use crate::model::audit::finding::{ChainFinding, fold};
 use crate::model::digest::Digest;
 use crate::model::failure::{Failure, FailureKind, with_causes};
 use crate::model::id::AlertId;
@@ -51,8 +51,8 @@ impl std::fmt::Debug for AlertDoors {
     }
 }
 
-/// Raises an alert for each of `findings`. What kept one from being told in every way is given back; an error means that
-/// one was not even written down.
+/// Raises one alert for each kind among `findings`. What kept one from being told in every way is given back; an error means
+/// that one was not even written down.
 pub async fn raise(
     findings: &[ChainFinding],
     subject: &Subject,
@@ -60,7 +60,11 @@ pub async fn raise(
     setting: &Setting,
 ) -> Result<Vec<Finding>, Failure> {
     let mut troubles = Vec::new();
-    for finding in findings {
+    let outbox = match tokio::time::timeout(PATIENCE, Outbox::open(&doors.connection)).await {
+        Ok(Ok(outbox)) => Some(outbox),
+        Ok(Err(_)) | Err(_) => None,
+    };
+    for finding in &fold(findings) {
         let now = setting.clock.now();
         let alert = Alert::new(AlertId::new(now), finding, subject, &doors.key, now);
         tracing::error!(alert = %alert.id, kind = %alert.kind, message = finding.message, "the audit chain raised an alert");
@@ -68,11 +72,11 @@ pub async fn raise(
             .map_err(|error| Failure::new(FailureKind::Failed, "write an alert").because(error))?;
         let spooled = doors.spool.put(&spool_name(&alert), &bytes);
         pass(FailPoint::AlertSpooled)?;
-        // The same is waiting there already: it was told in the repositories then.
-        let repositories = if matches!(spooled, Ok(false)) { &[][..] } else { &doors.repositories };
-        for repository in repositories {
-            if let Err(error) = repository.put_alert(alert.id, bytes.clone(), now).await {
-                troubles.push(untold(&repository.name, &error));
+        if let Some(id) = told_as(&alert, outbox.as_ref(), matches!(spooled, Ok(false))).await {
+            for repository in &doors.repositories {
+                if let Err(error) = repository.put_alert(id, bytes.clone(), now).await {
+                    troubles.push(untold(&repository.name, &error));
+                }
             }
         }
         if let Err(error) = spooled {
@@ -88,6 +92,18 @@ pub async fn raise(
     }
     troubles.extend(deliver(doors).await);
     Ok(troubles)
+}
+
+/// By which identity the repositories are told: that of the alert which is open about the same, so that what is found every
+/// hour is one object, stored again only where it is not. Without the database, what `waits` in the spool is told already.
+async fn told_as(alert: &Alert, outbox: Option<&Outbox>, waits: bool) -> Option<AlertId> {
+    match outbox {
+        Some(outbox) => match tokio::time::timeout(PATIENCE, outbox.keep(alert)).await {
+            Ok(Ok(id)) => Some(id),
+            Ok(Err(_)) | Err(_) => (!waits).then_some(alert.id),
+        },
+        None => (!waits).then_some(alert.id),
+    }
 }
 
 /// What is found again and again while the database cannot be reached waits once.
@@ -150,17 +166,30 @@ async fn try_deliver(doors: &AlertDoors) -> Result<Vec<Finding>, Failure> {
         outbox.send(id).await?;
         pass(FailPoint::AlertSent)?;
     }
-    let usage = outbox.queue_usage().await?;
-    if usage >= QUEUE_LIMIT {
-        let message = format!("the queue of notices is {:.0} % full; at 100 % no NOTIFY commits", usage * 100.0);
-        let finding = Finding::new(Severity::Warning, "notification-queue", message);
-        troubles.push(
-            finding.remedy("end listeners that sit in a transaction: pg_stat_activity, state 'idle in transaction'"),
-        );
-    }
+    troubles.extend(crowded(outbox.queue_usage().await?));
     Ok(troubles)
+}
+
+fn crowded(usage: f64) -> Option<Finding> {
+    let message = format!("the queue of notices is {:.0} % full; at 100 % no NOTIFY commits", usage * 100.0);
+    let finding = Finding::new(Severity::Warning, "notification-queue", message);
+    let remedy = "end listeners that sit in a transaction: pg_stat_activity, state 'idle in transaction'";
+    (usage >= QUEUE_LIMIT).then(|| finding.remedy(remedy))
 }
 
 fn unreadable(error: FileError) -> Failure {
     Failure::new(FailureKind::Failed, "go through the spool of alerts").because(error)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn f110_a_queue_of_notices_that_is_half_full_is_told() {
+        assert_eq!(crowded(0.49), None);
+        let told = crowded(0.5).unwrap();
+        assert_eq!((told.severity, told.code.as_str()), (Severity::Warning, "notification-queue"));
+        assert!(told.message.contains("50 % full"), "{}", told.message);
+    }
 }

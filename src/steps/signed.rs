@@ -8,7 +8,7 @@ use chrono::{DateTime, Utc};
 use crate::catalog::{CheckpointHistory, Reading, Repository, Seals, StoredCheckpoint, StoredSeal};
 use crate::model::audit::CHAIN;
 use crate::model::audit::checkpoint::{Kept, Mark, Origin, Present, contradictions};
-use crate::model::audit::finding::{ChainFinding, FindingKind, FirstBad};
+use crate::model::audit::finding::{ChainFinding, FindingKind, FirstBad, fold};
 use crate::model::audit::seal::{Seal, SealedRanges};
 use crate::model::digest::Digest;
 use crate::model::failure::Failure;
@@ -206,9 +206,7 @@ impl Signed {
             findings.push(ChainFinding::new(FindingKind::CheckpointMissing, message));
         }
         findings.extend(self.seals().into_iter().find_map(|stored| resealed(&stored.seal, sealed, size, &hash_at)));
-        findings.sort_by_key(|finding| (finding.kind, finding.first_bad.seq));
-        findings.dedup_by_key(|finding| finding.kind);
-        findings
+        fold(&findings)
     }
 
     /// Partitions that had rows when the newest checkpoint was signed, and that are gone without a signed seal; and rows of

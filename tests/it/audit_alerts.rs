@@ -95,9 +95,13 @@ async fn a_superusers_edit_is_heard_by_who_listens_and_repeated_until_acknowledg
     assert!(is_authentic(&told, KEY) && !told.to_string().contains("forged"), "no content of rows");
     assert_eq!(watched.chained.text("SELECT count(*) FROM audit.findings WHERE kind = 'ROW_ALTERED'").await, "1");
 
-    // F109, F112: found again, it is the same alert, and it is not sent before its time.
+    // F109, F112: found again, it is the same alert, and it is not sent before its time, nor stored again.
     watched.verify(Scope::Full).await.unwrap();
     assert_eq!(listener.rest().await, [] as [Value; 0]);
+    let day =
+        std::fs::read_dir(watched.files.path().join("repository/alerts")).unwrap().next().unwrap().unwrap().path();
+    let stored: Vec<_> = std::fs::read_dir(day).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+    assert_eq!(stored, [std::ffi::OsString::from(format!("{}.json", told["alert_id"].as_str().unwrap()))]);
     watched.chained.run("UPDATE audit.alert_outbox SET last_sent_at = now() - interval '5 minutes'").await;
     assert!(deliver(&watched.alerts()).await.is_empty());
     assert_eq!(listener.next().await["alert_id"], told["alert_id"]);
@@ -147,6 +151,78 @@ async fn f113_while_the_database_is_down_alerts_wait_and_are_told_when_it_is_bac
     assert!(deliver(&watched.alerts()).await.is_empty());
     assert_eq!(listener.next().await["kind"], "VERIFY_FAILED_TO_RUN");
     assert!(watched.spool().names().unwrap().is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn f109_whoever_listens_late_or_again_or_slowly_still_hears() {
+    let watched = watched().await;
+    tamper(&watched).await;
+    watched.verify(Scope::Full).await.unwrap();
+    let state = "SELECT count(*) || ' ' || sum(sends) FROM audit.alert_outbox";
+    assert_eq!(watched.chained.text(state).await, "1 1", "sent, and nobody listened");
+    let repeat = async || {
+        watched.chained.run("UPDATE audit.alert_outbox SET last_sent_at = now() - interval '5 minutes'").await;
+        assert!(deliver(&watched.alerts()).await.is_empty());
+    };
+    let mut late = Listener::new(&watched.chained.server, "consulting_tool").await;
+    repeat().await;
+    let told = late.next().await;
+    assert_eq!(told["first_bad"]["seq"], 33);
+    let ended =
+        "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE query LIKE 'LISTEN%' AND pid <> pg_backend_pid()";
+    assert_eq!(watched.chained.text(ended).await, "true", "the listener is cut off");
+    repeat().await;
+    // One that sits in a transaction is given what came meanwhile once that ends.
+    let mut slow = Listener::new(&watched.chained.server, "consulting_tool").await;
+    slow.client.batch_execute("BEGIN").await.unwrap();
+    repeat().await;
+    assert_eq!(slow.rest().await, [] as [Value; 0]);
+    slow.client.batch_execute("COMMIT").await.unwrap();
+    assert_eq!(slow.next().await["alert_id"], told["alert_id"]);
+    assert_eq!(watched.chained.text(state).await, "1 4");
+}
+
+/// A queue of notices that is full ends the COMMIT of whoever notifies, where notices are put into it (PostgreSQL,
+/// src/backend/commands/async.c, PreCommit_Notify). Before PostgreSQL 17 the queue has 8 GiB, so here that COMMIT ends for want
+/// of the lock which it takes there: another notifier holds it, whose own commit waits for a standby that never comes.
+#[tokio::test(flavor = "multi_thread")]
+async fn f110_while_no_commit_with_a_notice_succeeds_the_outbox_keeps_it_and_repeats() {
+    let watched = watched().await;
+    let mut listener = Listener::new(&watched.chained.server, "consulting_tool").await;
+    for statement in [
+        "SET synchronous_commit = local",
+        "ALTER DATABASE consulting_tool SET synchronous_commit = local",
+        "ALTER SYSTEM SET synchronous_standby_names = 'nobody'",
+        "SELECT pg_reload_conf()",
+    ] {
+        watched.chained.run(statement).await;
+    }
+    let blocker = watched.chained.session().await;
+    let over = std::sync::Arc::new(std::sync::atomic::AtomicBool::new(false));
+    let is_over = over.clone();
+    let blocking = tokio::spawn(async move {
+        blocker.batch("SET synchronous_commit = on").await.unwrap();
+        // The setting may not have reached everybody the first time.
+        while !is_over.load(std::sync::atomic::Ordering::SeqCst) {
+            blocker.batch("NOTIFY elsewhere").await.unwrap();
+        }
+    });
+    let stuck = "SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'SyncRep'";
+    while watched.chained.text(stuck).await == "0" {}
+    tamper(&watched).await;
+    let outcome = watched.verify(Scope::Full).await.unwrap();
+    let waiting = outcome.findings.iter().find(|finding| finding.code == "alerts-waiting").unwrap();
+    assert!(waiting.message.contains("send an alert"), "{}", waiting.message);
+    let state = "SELECT count(*) || ' ' || sum(sends) FROM audit.alert_outbox";
+    assert_eq!(watched.chained.text(state).await, "1 0", "kept by a commit of its own, and not sent");
+    assert_eq!(listener.rest().await, [] as [Value; 0]);
+    over.store(true, std::sync::atomic::Ordering::SeqCst);
+    watched.chained.run("ALTER SYSTEM RESET synchronous_standby_names").await;
+    watched.chained.run("SELECT pg_reload_conf()").await;
+    blocking.await.unwrap();
+    assert!(deliver(&watched.alerts()).await.is_empty());
+    assert_eq!(listener.next().await["first_bad"]["seq"], 33);
+    assert_eq!(watched.chained.text(state).await, "1 1");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -161,9 +161,55 @@ impl ChainFinding {
     }
 }
 
+/// One finding of each kind, in the order of kinds: the one whose row comes first, with how many more there are and what the
+/// next one says. Findings about the same row, which several repositories may tell, count its rows once.
+pub fn fold(findings: &[ChainFinding]) -> Vec<ChainFinding> {
+    let mut sorted: Vec<&ChainFinding> = findings.iter().collect();
+    sorted.sort_by_key(|finding| (finding.kind, finding.first_bad.seq.unwrap_or(i64::MAX)));
+    sorted.chunk_by(|one, other| one.kind == other.kind).filter_map(fold_kind).collect()
+}
+
+fn fold_kind(same: &[&ChainFinding]) -> Option<ChainFinding> {
+    let (first, rest) = same.split_first()?;
+    let mut folded = (*first).clone();
+    let mut counted = vec![&first.first_bad];
+    for other in rest {
+        match counted.contains(&&other.first_bad) {
+            true => folded.bad_rows = folded.bad_rows.max(other.bad_rows),
+            false => folded.bad_rows = folded.bad_rows.saturating_add(other.bad_rows),
+        }
+        counted.push(&other.first_bad);
+    }
+    if let Some(next) = rest.iter().find(|other| other.message != first.message) {
+        folded.message.push_str(&format!(" (and {} more: {})", rest.len(), next.message));
+    }
+    Some(folded)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn f112_findings_of_one_kind_are_one_with_the_first_row_and_the_rows_of_all() {
+        let row = |seq: i64| FirstBad { seq: Some(seq), ..FirstBad::default() };
+        let missing = |seq: i64, rows: u64| {
+            ChainFinding::new(FindingKind::RowMissing, format!("{rows} rows are gone")).rows(row(seq), rows)
+        };
+        let all = [
+            ChainFinding::new(FindingKind::CheckpointMissing, "one in s3"),
+            missing(70, 2),
+            missing(30, 5),
+            missing(30, 5),
+            ChainFinding::new(FindingKind::CheckpointMissing, "one in local"),
+        ];
+        let folded = fold(&all);
+        assert_eq!(folded.len(), 2);
+        assert_eq!((folded[0].first_bad.seq, folded[0].bad_rows), (Some(30), 7));
+        assert_eq!(folded[0].message, "5 rows are gone (and 2 more: 2 rows are gone)");
+        assert_eq!(folded[1].message, "one in s3 (and 1 more: one in local)", "nothing of another repository is lost");
+        assert_eq!(fold(&folded), folded, "folded once is folded");
+    }
 
     #[test]
     fn a_kind_has_one_name_everywhere() {
