@@ -3,7 +3,7 @@
 -- purpose     audit.row_bytes  the row's fields, byte for byte the tuple body of a binary COPY of the same columns with
 --                              client_encoding UTF8: int32 length and bytes of each, -1 for NULL
 --             audit.row_hash   lower-case hexadecimal SHA-256 of the profile's name, a line end and those bytes
--- privilege   owner of schema audit
+-- privilege   owner of schema audit; to call: dbagent_verify, which holds them against the golden rows
 -- versions    PostgreSQL 14 to 18
 --
 -- No setting of a session can change a byte: uuid_send, boolsend and timestamp_send know none, and text goes through
@@ -55,6 +55,7 @@ BEGIN
     LOOP
         EXECUTE format('ALTER FUNCTION %s OWNER TO audit_owner', made);
         EXECUTE format('REVOKE ALL ON FUNCTION %s FROM PUBLIC', made);
+        EXECUTE format('GRANT EXECUTE ON FUNCTION %s TO dbagent_verify', made);
     END LOOP;
 END
 $$;

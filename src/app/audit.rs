@@ -22,7 +22,7 @@ use crate::ops::audit_backfill::{self, Backfilled};
 use crate::ops::audit_install::{self, Drift, Installed};
 use crate::ops::audit_prove::{self, Proven};
 use crate::ops::audit_verify::Scope;
-use crate::ops::{Setting, alert, audit_checkpoint, audit_rebuild, audit_verify, audit_witness};
+use crate::ops::{Setting, alert, audit_checkpoint, audit_golden, audit_rebuild, audit_verify, audit_witness};
 use crate::postgres::audit::outbox::Kept;
 use crate::steps::alert::AlertDoors;
 use crate::steps::checkpoint::Terms;
@@ -91,6 +91,16 @@ impl App {
     }
 
     /// The job's words for [`App::audit_verify`].
+    /// Whether rows of `database` are hashed there as the chain's profile says.
+    pub(in crate::app) async fn audit_check_golden_rows(
+        &self,
+        database: Option<&str>,
+        setting: &Setting,
+    ) -> Result<Outcome, Failure> {
+        let (repositories, _) = self.try_repositories(None).await?;
+        audit_golden::run(&self.alert_doors(database, repositories)?, setting).await
+    }
+
     pub(in crate::app) async fn run_audit_verify(&self, job: &Job, setting: &Setting) -> Result<Outcome, Failure> {
         let scope = match job.mode {
             Some(VerifyMode::Incremental) => Scope::Incremental,

@@ -19,9 +19,10 @@ use crate::model::failure::{Failure, FailureKind};
 use crate::model::outcome::{Finding, Outcome, RepositoryOutcome, Severity, Verdict};
 use crate::ops::Setting;
 use crate::postgres::Connection;
-use crate::postgres::audit::{ChainSnapshot, schema};
+use crate::postgres::audit::ChainSnapshot;
 use crate::steps::alert::{self, AlertDoors};
 use crate::steps::checkpoint::{Statement, Terms, repository_outcome};
+use crate::steps::protection;
 
 /// How to do it.
 #[derive(Clone, Debug)]
@@ -92,10 +93,7 @@ async fn attempt(options: &Options, doors: &Doors, setting: &Setting) -> Result<
         let message = "the row of the chain in audit.chain_head is gone";
         done.findings.push(ChainFinding::new(FindingKind::LinkBroken, message));
     }
-    for drift in schema::drift(snapshot.session()).await?.into_iter().take(1) {
-        let message = format!("{}: {}", drift.object, drift.what);
-        done.findings.push(ChainFinding::new(FindingKind::SchemaChanged, message));
-    }
+    done.findings.extend(protection::finding(snapshot.session()).await?);
     snapshot.lock_signing().await?;
     for repository in &doors.repositories {
         let signed = one(repository, &statement, &snapshot, options, &mut done, setting).await;

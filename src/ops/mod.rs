@@ -6,6 +6,7 @@
 pub mod alert;
 pub mod audit_backfill;
 pub mod audit_checkpoint;
+pub mod audit_golden;
 pub mod audit_install;
 pub mod audit_prove;
 pub mod audit_rebuild;

@@ -18,11 +18,11 @@ use crate::model::audit::tally::Tally;
 use crate::model::failure::{Failure, FailureKind};
 use crate::model::outcome::{Finding, Severity};
 use crate::model::table::QualifiedTable;
-use crate::postgres::audit::{ChainSnapshot, Partition, schema, seals, vectors};
+use crate::postgres::audit::{ChainSnapshot, Partition, seals, vectors};
 use crate::postgres::{Connection, Session};
-use crate::steps::Setting;
 use crate::steps::checkpoint::{Statement, Terms};
 use crate::steps::signed::Signed;
+use crate::steps::{Setting, protection};
 
 /// The log that can be sealed.
 pub const LOG: (&str, &str) = ("public", "audit_logs");
@@ -192,11 +192,8 @@ impl Sealer<'_> {
             return Err(Failure::new(FailureKind::RefusedForSafety, format!("seal {table}: it has no bounds")));
         };
         vectors::check_copy(snapshot.session()).await?;
-        if let Some(drift) = schema::drift(snapshot.session()).await?.first() {
-            return Err(refuse(format!(
-                "the chain's protection is not as installed: {}: {}",
-                drift.object, drift.what
-            )));
+        if let Some(changed) = protection::finding(snapshot.session()).await? {
+            return Err(refuse(format!("the chain's protection is not as installed: {}", changed.message)));
         }
         let sealed = signed.sealed_away(snapshot).await?;
         let size = snapshot.head.map_or(0, |head| head.seq);

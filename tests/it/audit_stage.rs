@@ -46,7 +46,11 @@ pub struct Chained {
 
 impl Chained {
     pub async fn new() -> Self {
-        let database = Database::new().await;
+        Self::on(Database::new().await).await
+    }
+
+    /// Chains the log of a database that is there.
+    pub async fn on(database: Database) -> Self {
         let this = Self { database };
         let installed = audit_install::run(&this.connection(), &setting()).await.unwrap();
         assert!(installed.chained && installed.enabled_now);

@@ -48,7 +48,11 @@ pub struct Database {
 
 impl Database {
     pub async fn new() -> Self {
-        let server = start();
+        Self::on(start()).await
+    }
+
+    /// The same on a server with settings of its own.
+    pub async fn on(server: ScratchServer) -> Self {
         Self { session: installed(&server, "consulting_tool").await, server }
     }
 

@@ -4,6 +4,7 @@
 //! run opens its doors anew, so that a rotated secret or an edited certificate counts from the next run on.
 
 mod client;
+mod golden;
 mod jobs;
 mod leader;
 mod log;
@@ -88,6 +89,7 @@ pub async fn run(app: App) -> Result<(), Failure> {
     let (leadership, led) = watch::channel(Leadership::Follower);
     let (deposed, refused) = watch::channel(0);
     let current: Current = Arc::new(RwLock::new(app.clone()));
+    let checking = tokio::spawn(golden::check(current.clone(), led.clone()));
     let doors = Doors {
         runner: Arc::new(runner::AppRunner::new(current.clone(), deposed)),
         clock: app.clock.clone(),
@@ -105,7 +107,7 @@ pub async fn run(app: App) -> Result<(), Failure> {
     let signalled = tokio::spawn(signals::watch(current, commands)?);
     let logging = tokio::spawn(log::write(told));
     agent.run(jobs).await;
-    for task in [&signalled, &leading, &listening] {
+    for task in [&signalled, &leading, &listening, &checking] {
         task.abort();
     }
     answers.close();

@@ -18,7 +18,7 @@ use crate::catalog::{Reading as HistoryReading, Repository};
 use crate::model::audit::CHAIN;
 use crate::model::audit::alert::Subject;
 use crate::model::audit::checkpoint::{Occasion, Origin};
-use crate::model::audit::finding::{ChainFinding, FindingKind, FirstBad};
+use crate::model::audit::finding::{ChainFinding, FindingKind};
 use crate::model::audit::link::Segment;
 use crate::model::audit::row::RowKey;
 use crate::model::audit::seal::SealedRanges;
@@ -29,10 +29,10 @@ use crate::model::outcome::{Finding, Outcome, Severity, Verdict};
 use crate::ops::Setting;
 use crate::postgres::Connection;
 use crate::postgres::audit::seals::{self, Recorded};
-use crate::postgres::audit::{ChainSnapshot, Partition, schema, vectors};
+use crate::postgres::audit::{ChainSnapshot, Partition, vectors};
 use crate::steps::alert::{self, AlertDoors};
 use crate::steps::checkpoint::{Statement, Terms};
-use crate::steps::seal;
+use crate::steps::{protection, seal};
 
 pub use crate::steps::signed::{Anchor, Signed};
 use reading::{Reading, Source};
@@ -195,7 +195,7 @@ async fn verify_on(
     setting: &Setting,
 ) -> Result<Verified, Failure> {
     vectors::check_copy(snapshot.session()).await?;
-    let mut findings: Vec<ChainFinding> = drift(snapshot).await?.into_iter().collect();
+    let mut findings: Vec<ChainFinding> = protection::finding(snapshot.session()).await?.into_iter().collect();
     let recorded = seals::recorded(snapshot.session()).await?;
     signed.require_seals(&recorded)?;
     let sealed = signed.sealed_away(snapshot).await?;
@@ -211,16 +211,6 @@ async fn verify_on(
     };
     findings.append(&mut verified.findings);
     Ok(Verified { findings, ..verified })
-}
-
-async fn drift(snapshot: &ChainSnapshot) -> Result<Option<ChainFinding>, Failure> {
-    let drift = schema::drift(snapshot.session()).await?;
-    let Some(first) = drift.first() else { return Ok(None) };
-    let all: Vec<String> = drift.iter().take(5).map(|each| format!("{}: {}", each.object, each.what)).collect();
-    let more = if drift.len() > all.len() { format!(" and {} more", drift.len() - all.len()) } else { String::new() };
-    let finding = ChainFinding::new(FindingKind::SchemaChanged, format!("{}{more}", all.join("; ")));
-    let first_bad = FirstBad { partition: Some(first.object.clone()), ..FirstBad::default() };
-    Ok(Some(finding.rows(first_bad, 0)))
 }
 
 struct Work<'a> {

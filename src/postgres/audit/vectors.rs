@@ -54,17 +54,33 @@ pub async fn check_copy(session: &Session) -> Result<(), PostgresError> {
 
 /// Errors unless the installed functions give the bytes and hashes of the profile.
 pub async fn check_functions(session: &Session) -> Result<(), PostgresError> {
-    let rows = rows()?.to_string();
-    let wrong = session.client().query(include_str!("../../../sql/audit/check_vectors.sql"), &[&rows]).await?;
-    match wrong.first() {
+    match function_fault(session).await? {
         None => Ok(()),
-        Some(row) => Err(other_bytes(&format!(
-            "audit.row_hash gives {} of {} golden rows another hash, {:?} first",
-            wrong.len(),
-            rows.matches("\"name\"").count(),
-            row.get::<_, &str>(0)
-        ))),
+        Some(fault) => Err(other_bytes(&format!("audit.row_hash {fault}"))),
     }
+}
+
+/// What the function that hashes rows does with the golden rows that it must not do, in words that follow its name.
+pub async fn function_fault(session: &Session) -> Result<Option<String>, PostgresError> {
+    let row = session.client().query_one(include_str!("../../../sql/audit/may_hash.sql"), &[]).await?;
+    let (there, allowed): (bool, bool) = (row.get(0), row.get(1));
+    match (there, allowed) {
+        (false, _) => return Ok(Some("is gone".to_owned())),
+        (true, false) => {
+            let role: &str = row.get(2);
+            return Ok(Some(format!("may not be called by {role}: what it makes of the golden rows is not known")));
+        }
+        (true, true) => {}
+    }
+    let rows = rows()?;
+    let count = rows.as_array().map_or(0, Vec::len);
+    let rows = rows.to_string();
+    let wrong = session.client().query(include_str!("../../../sql/audit/check_vectors.sql"), &[&rows]).await?;
+    let fault = |row: &tokio_postgres::Row| {
+        let (wrong, name): (_, &str) = (wrong.len(), row.get(0));
+        format!("gives {wrong} of {count} golden rows another hash, {name:?} first")
+    };
+    Ok(wrong.first().map(fault))
 }
 
 fn rows() -> Result<Value, PostgresError> {
