@@ -165,12 +165,14 @@ impl Sealer<'_> {
         let drafted = match before {
             Some(before) if !before.seal.is_of_the_same_rows(&seal) => return Err(differs(partition, before)),
             Some(before) if before.seal.archive.id == archive.id => Drafted::Known(Box::new(before.clone())),
-            _ => {
-                snapshot.lock_signing().await?;
-                self.checkpoint(&statement).await?;
-                Drafted::New(Box::new(seal))
-            }
+            _ => Drafted::New(Box::new(seal)),
         };
+        // What was sealed by hand may go long after; the chain of one that is detached was not looked at here.
+        let is_there = snapshot.partitions.iter().any(|each| each.table == *partition);
+        if is_there || matches!(drafted, Drafted::New(_)) {
+            snapshot.lock_signing().await?;
+            self.checkpoint(&statement).await?;
+        }
         snapshot.release().await?;
         Ok(drafted)
     }

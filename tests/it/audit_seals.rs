@@ -160,8 +160,11 @@ fn a_month_is_sealed_by_hand_before_its_time_and_only_once_it_is_over() {
     let sealed = desk.json(0, &["audit", "seal", &last, "--yes"]);
     assert!(sealed["outcome"]["summary"].as_str().unwrap().starts_with("1 partitions are sealed"), "{sealed}");
     assert_eq!(files(&desk, ".json").len(), 1);
+    let checkpoints = || desk.json(0, &["audit", "verify"])["outcome"]["summary"].as_str().unwrap().to_owned();
+    assert!(checkpoints().contains("against 1 checkpoints"));
     desk.json(0, &["audit", "seal", &last, "--yes"]);
     assert_eq!(files(&desk, ".json").len(), 1, "sealed once");
+    assert!(checkpoints().contains("against 3 checkpoints"), "of both times, and of the verification between");
     assert_eq!(desk.json(15, &["audit", "seal", &present, "--yes"])["error"]["code"], 15);
     desk.json(10, &["audit", "seal", "audit_logs_1999_01", "--yes"]);
     desk.json(0, &["audit", "seal", "--plan"]);
