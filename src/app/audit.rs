@@ -23,6 +23,7 @@ use crate::ops::audit_install::{self, Drift, Installed};
 use crate::ops::audit_prove::{self, Proven};
 use crate::ops::audit_verify::Scope;
 use crate::ops::{Setting, alert, audit_checkpoint, audit_golden, audit_rebuild, audit_verify, audit_witness};
+use crate::postgres::Connection;
 use crate::postgres::audit::outbox::Kept;
 use crate::steps::alert::AlertDoors;
 use crate::steps::checkpoint::Terms;
@@ -90,7 +91,6 @@ impl App {
         audit_verify::run(&options, &audit_verify::Doors { connection, repositories, unopened, alerts }, setting).await
     }
 
-    /// The job's words for [`App::audit_verify`].
     /// Whether rows of `database` are hashed there as the chain's profile says.
     pub(in crate::app) async fn audit_check_golden_rows(
         &self,
@@ -101,6 +101,7 @@ impl App {
         audit_golden::run(&self.alert_doors(database, repositories)?, setting).await
     }
 
+    /// The job's words for [`App::audit_verify`].
     pub(in crate::app) async fn run_audit_verify(&self, job: &Job, setting: &Setting) -> Result<Outcome, Failure> {
         let scope = match job.mode {
             Some(VerifyMode::Incremental) => Scope::Incremental,
@@ -118,16 +119,31 @@ impl App {
         setting: &Setting,
     ) -> Result<Outcome, Failure> {
         let database = job.and_then(|job| job.database.as_deref());
+        let connection = self.connection(Verb::AuditCheckpoint, database)?;
+        self.audit_checkpoint_of(connection, job, restored, setting).await
+    }
+
+    /// The same of the chain that `connection` leads to.
+    pub(in crate::app) async fn audit_checkpoint_of(
+        &self,
+        connection: Connection,
+        job: Option<&Job>,
+        restored: Option<String>,
+        setting: &Setting,
+    ) -> Result<Outcome, Failure> {
         let (mut repositories, mut unopened) = self.try_repositories(None).await?;
         repositories.retain(|repository| job.is_none_or(|job| job.writes_to(&repository.name)));
         unopened.retain(|(name, _)| job.is_none_or(|job| job.writes_to(name)));
-        let alerts = self.alert_doors(database, repositories.clone())?;
-        let connection = self.connection(Verb::AuditCheckpoint, database)?;
+        let role = self.loaded.config.postgres.roles.get(&Verb::AuditVerify);
+        let told = connection.with_role(role.map(String::as_str));
+        let alerts = AlertDoors { connection: told, ..self.alert_doors(None, repositories.clone())? };
+        // What was just put back was verified when it was, and the record says so.
+        let is_restore = restored.is_some();
         let options = audit_checkpoint::Options {
             terms: self.checkpoint_terms(job)?,
             restored,
             lock_timeout: LOCK_TIMEOUT,
-            longest_unverified: job.and_then(|_| self.longest_between(Verb::AuditVerify)),
+            longest_unverified: job.filter(|_| !is_restore).and_then(|_| self.longest_between(Verb::AuditVerify)),
         };
         let doors = audit_checkpoint::Doors { connection, repositories, unopened, alerts };
         audit_checkpoint::run(&options, &doors, setting).await

@@ -1,19 +1,21 @@
 //! The audit chain of a recovered copy, verified there: what a restore to a moment brought back is the log that was signed.
 //!
-//! The copy is read-only and a thing of the past: only what was signed up to its last commit is held against it, no alert
-//! is raised and nothing is signed.
+//! The copy is a thing of the past: only what was signed up to its last commit is held against it, and no alert is raised.
+//! Nothing is signed either, unless it takes the primary's place.
 
+use chrono::{DateTime, Utc};
 use serde::Serialize;
 
 use crate::app::App;
 use crate::app::audit::LOCK_TIMEOUT;
+use crate::app::restored_chain::{RestoredChain, Stated};
 use crate::catalog::Reading;
 use crate::model::failure::Failure;
 use crate::model::verb::Verb;
 use crate::ops::Setting;
 use crate::ops::audit_verify::{self, Scope, Signed};
 use crate::ops::recover::Started;
-use crate::postgres::{ConnectionRequest, audit};
+use crate::postgres::{Connection, ConnectionRequest, audit};
 
 /// What became of the chain in the copy.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -43,15 +45,31 @@ pub enum CopyChain {
 }
 
 impl App {
-    /// Verifies the chain of the copy that was `started`; its server must be up.
-    pub async fn chain_of_copy(&self, started: &Started, setting: &Setting) -> CopyChain {
-        match self.verify_copy(started, setting).await {
+    /// Verifies the chain of the copy that was `started`; its server must be up. Where the copy `takes_over`, for this reason, and
+    /// its chain is whole, that is stated in the signed record.
+    pub async fn chain_of_copy(
+        &self,
+        started: &Started,
+        takes_over: Option<String>,
+        setting: &Setting,
+    ) -> RestoredChain {
+        let chain = match self.verify_copy(started, setting).await {
             Ok(chain) => chain,
             Err(failure) => CopyChain::Unknown { reason: failure.full_message() },
-        }
+        };
+        let stated = match (&chain, takes_over) {
+            (CopyChain::Whole { .. }, Some(reason)) => match self.connection_of_copy(started) {
+                Ok(connection) => self.state_restore(connection, reason, setting).await,
+                Err(failure) => Stated::Missing { why: failure.full_message() },
+            },
+            (CopyChain::Broken { .. } | CopyChain::Unknown { .. }, Some(_)) => Stated::not_whole(),
+            _ => Stated::NotNeeded,
+        };
+        RestoredChain { chain, rebuilt: None, stated }
     }
 
-    async fn verify_copy(&self, started: &Started, setting: &Setting) -> Result<CopyChain, Failure> {
+    /// The database of the chain in the copy, as the role that verifies.
+    fn connection_of_copy(&self, started: &Started) -> Result<Connection, Failure> {
         let live = self.connection(Verb::AuditVerify, None)?;
         let request = ConnectionRequest {
             host: Some(started.socket.display().to_string()),
@@ -61,14 +79,35 @@ impl App {
             role: live.role().map(str::to_owned),
             ..ConnectionRequest::default()
         };
-        let connection = request.resolve()?;
+        Ok(request.resolve()?)
+    }
+
+    async fn verify_copy(&self, started: &Started, setting: &Setting) -> Result<CopyChain, Failure> {
+        let connection = self.connection_of_copy(started)?;
         if !audit::is_installed(&connection.connect().await?).await? {
             return Ok(CopyChain::NotInstalled);
         }
+        self.verified_as_of(&connection, started.last_commit, setting).await
+    }
+
+    /// Whether checkpoints of the chain were ever signed.
+    pub(in crate::app) async fn has_signed_chain(&self) -> Result<bool, Failure> {
+        let (repositories, unopened) = self.try_repositories(None).await?;
+        let signed = Signed::read(&repositories, &unopened, Reading::Recent, self.clock.now()).await;
+        Ok(signed.count() > 0 || !signed.troubles.is_empty())
+    }
+
+    /// Verifies every row of a chain and holds it against what was signed until `state`, or against all of it.
+    pub(in crate::app) async fn verified_as_of(
+        &self,
+        connection: &Connection,
+        state: Option<DateTime<Utc>>,
+        setting: &Setting,
+    ) -> Result<CopyChain, Failure> {
         let (repositories, unopened) = self.try_repositories(None).await?;
         let mut signed = Signed::read(&repositories, &unopened, Reading::Recent, self.clock.now()).await;
-        if let Some(last) = started.last_commit {
-            signed.forget_after(last);
+        if let Some(state) = state {
+            signed.forget_after(state);
         }
         let options = audit_verify::Options {
             scope: Scope::Full,
@@ -76,7 +115,7 @@ impl App {
             lock_timeout: LOCK_TIMEOUT,
             terms: self.checkpoint_terms(None)?,
         };
-        let verified = audit_verify::verify(&options, &connection, &signed, setting).await?;
+        let verified = audit_verify::verify(&options, connection, &signed, setting).await?;
         if verified.findings.is_empty() {
             let audit_verify::Verified { rows, seq, checkpoints, .. } = verified;
             return Ok(CopyChain::Whole { rows, seq, checkpoints });

@@ -20,6 +20,7 @@ pub mod policies;
 mod postgres;
 mod recover;
 mod repositories;
+pub mod restored_chain;
 mod secrets;
 mod sheet;
 mod terms;

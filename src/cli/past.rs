@@ -4,6 +4,7 @@ use serde_json::json;
 
 use crate::app::App;
 use crate::app::past::PastRestored;
+use crate::app::restored_chain::RestoredChain;
 use crate::cli::arguments::Restore;
 use crate::cli::output::{Output, Tone};
 use crate::cli::recover::{options, plan_json, plan_text, precise, total, total_text};
@@ -29,13 +30,27 @@ pub async fn run(app: &App, arguments: &Restore, output: &Output) -> Result<Code
     let planned = plan_json(app, &plan, &target);
     restore::require_consent(&table, &format!("what it was at {}", target.target), arguments)?;
     let done = app.restore_past_table(&plan, &target, &table, &doors, &setting).await?;
-    show(&done, planned, (app, &target), &table, output);
-    Ok(0)
+    let chain = match &done.table.1 {
+        Some(restored) => {
+            let (doors, state) = (&doors.restore, done.started.last_commit.unwrap_or_else(|| app.clock.now()));
+            restore::chain_of_table(
+                app,
+                (restored, &table.mode),
+                (doors, state),
+                &format!("as of {}", target.target),
+                &setting,
+            )
+            .await
+        }
+        None => None,
+    };
+    show(&done, (planned, chain.as_ref()), (app, &target), &table, output);
+    Ok(restore::code_of(chain.as_ref()))
 }
 
 fn show(
     done: &PastRestored,
-    planned: serde_json::Value,
+    (planned, chain): (serde_json::Value, Option<&RestoredChain>),
     (app, target): (&App, &Options),
     table: &TableOptions,
     output: &Output,
@@ -53,6 +68,9 @@ fn show(
     }
     result["phases"] = phases.iter().map(|(name, seconds)| json!({"phase": name, "seconds": seconds})).collect();
     result["plan"] = planned;
+    if let Some(chain) = chain {
+        result["audit"] = json!(chain);
+    }
     result["seconds"] = json!(total(&phases));
     result["last_commit"] = json!(done.started.last_commit);
     output.result(&result, || {
@@ -68,6 +86,7 @@ fn show(
             let told = format!("{} {what} at {}: {} rows", restored.target, target.target, restored.rows());
             lines.push(output.paint(Tone::Good, &told));
         }
+        lines.extend(chain.into_iter().flat_map(|chain| restore::chain_lines(chain, output)));
         let last = done.started.last_commit.map_or("none".to_owned(), precise);
         lines.push(format!("last commit replayed: {last}"));
         lines.extend(phases.iter().map(|(name, seconds)| format!("  {name}: {seconds:.1} s")));

@@ -5,10 +5,11 @@ use serde_json::json;
 
 use crate::app::App;
 use crate::app::copy_chain::CopyChain;
+use crate::app::restored_chain::RestoredChain;
 use crate::catalog::Selector;
 use crate::cli::arguments::{Restore, RestoreAction};
 use crate::cli::output::{Output, Tone};
-use crate::cli::{Code, progress, signals};
+use crate::cli::{Code, progress, restore, signals};
 use crate::model::failure::{Failure, FailureKind};
 use crate::model::instant;
 use crate::model::lsn::Timeline;
@@ -41,13 +42,13 @@ pub async fn run(app: &App, arguments: &Restore, output: &Output) -> Result<Code
     };
     app.remember_pace(&plan, &restored, started.as_ref());
     let chain = match started.as_ref().filter(|started| started.state != "shut down") {
-        Some(started) => Some(app.chain_of_copy(started, &setting).await),
+        Some(started) => {
+            let reason = format!("dbagent restore to {} from the backup {}", options.target, plan.artifact.name);
+            Some(app.chain_of_copy(started, options.takeover.then_some(reason), &setting).await)
+        }
         None => None,
     };
-    let code = match &chain {
-        Some(CopyChain::Broken { .. } | CopyChain::Unknown { .. }) => FailureKind::Findings.exit_code(),
-        _ => 0,
-    };
+    let code = restore::code_of(chain.as_ref());
     show(app, planned, (&options, &restored), (started.as_ref(), chain.as_ref()), output);
     Ok(code)
 }
@@ -196,7 +197,7 @@ pub(super) fn total_text(app: &App, phases: &[(&'static str, f64)], output: &Out
     output.paint(if kept { Tone::Good } else { Tone::Bad }, &text)
 }
 
-fn chain_text(chain: &CopyChain, output: &Output) -> Option<String> {
+pub(super) fn chain_text(chain: &CopyChain, output: &Output) -> Option<String> {
     match chain {
         CopyChain::NotInstalled => None,
         CopyChain::Whole { rows, seq, checkpoints } => {
@@ -218,7 +219,7 @@ fn show(
     app: &App,
     planned: serde_json::Value,
     (options, restored): (&Options, &Restored),
-    (started, chain): (Option<&Started>, Option<&CopyChain>),
+    (started, chain): (Option<&Started>, Option<&RestoredChain>),
     output: &Output,
 ) {
     let mut phases = restored.phases.clone();
@@ -241,11 +242,16 @@ fn show(
         lines.extend(phases.iter().map(|(name, seconds)| format!("  {name}: {seconds:.1} s")));
         lines.push(total_text(app, &phases, output));
         match started {
-            None => lines.push(format!("start it: pg_ctl -D {} start", restored.directory.display())),
+            None => {
+                lines.push(format!("start it: pg_ctl -D {} start", restored.directory.display()));
+                if options.takeover {
+                    lines.push("then, where it has an audit chain: dbagent audit checkpoint --restored WHY".to_owned());
+                }
+            }
             Some(started) => {
                 let last = started.last_commit.map_or("none".to_owned(), precise);
                 lines.push(format!("{}; last commit replayed: {last}", started.state));
-                lines.extend(chain.and_then(|chain| chain_text(chain, output)));
+                lines.extend(chain.into_iter().flat_map(|chain| restore::chain_lines(chain, output)));
                 lines.push(format!("look at it: psql -h {} -p {}", started.socket.display(), started.port));
                 if started.state == "paused" {
                     lines.push("go on from here as a primary: SELECT pg_wal_replay_resume();".to_owned());

@@ -4,9 +4,11 @@ use chrono::{DateTime, Utc};
 use serde_json::json;
 
 use crate::app::App;
+use crate::app::restored_chain::{PutBack, RestoredChain, Stated};
 use crate::catalog::Selector;
 use crate::cli::arguments::{Restore, TableMode as Mode};
 use crate::cli::output::{Output, Tone};
+use crate::cli::recover::chain_text;
 use crate::cli::{Code, past, progress, prompt, recover, signals};
 use crate::model::failure::{Failure, FailureKind};
 use crate::model::table::TableName;
@@ -31,10 +33,10 @@ pub async fn run(app: &App, arguments: &Restore, output: &Output) -> Result<Code
     let wanted = wanted(arguments)?;
     let doors = app.restore_doors(arguments.repository.as_deref(), arguments.jobs).await?;
     match (&arguments.database, &wanted.table) {
-        (Some(database), _) => restore_database(arguments, database, &wanted, &doors, &setting, output).await,
+        (Some(database), _) => restore_database(arguments, database, &wanted, (app, &doors), &setting, output).await,
         (None, Some(table)) => {
             let table = table.clone();
-            restore_table(arguments, table, &wanted, &doors, &setting, output).await
+            restore_table(arguments, table, &wanted, (app, &doors), &setting, output).await
         }
         (None, None) => Err(Failure::new(FailureKind::Usage, "restore: say --database or --table")),
     }
@@ -75,7 +77,7 @@ async fn restore_database(
     arguments: &Restore,
     database: &str,
     wanted: &Wanted,
-    doors: &Doors,
+    (app, doors): (&App, &Doors),
     setting: &Setting,
     output: &Output,
 ) -> Result<Code, Failure> {
@@ -96,15 +98,18 @@ async fn restore_database(
     let options =
         DatabaseOptions { to_database: Some(target), replace: arguments.replace, no_owner: arguments.no_owner };
     let restored = restore::restore_database(&options, &choice, doors, setting).await?;
-    show(&restored, output);
-    Ok(0)
+    let state = choice.manifest().started;
+    let back = put_back(restored.target.clone(), Some(state), &format!("from the backup {}", choice.artifact.name));
+    let chain = app.chain_after_restore(&back, setting).await;
+    show(&restored, Some(&chain), output);
+    Ok(code_of(Some(&chain)))
 }
 
 async fn restore_table(
     arguments: &Restore,
     table: TableName,
     wanted: &Wanted,
-    doors: &Doors,
+    (app, doors): (&App, &Doors),
     setting: &Setting,
     output: &Output,
 ) -> Result<Code, Failure> {
@@ -113,14 +118,69 @@ async fn restore_table(
     let choice = restore::choose(wanted, doors, setting).await?;
     told(&choice, output);
     let (plan, restored) = restore::restore_table(&options, &choice, doors, setting).await?;
+    let state = choice.manifest().started;
     match (restored, plan) {
-        (Some(restored), _) => show(&restored, output),
+        (Some(restored), _) => {
+            let from = format!("from the backup {}", choice.artifact.name);
+            let chain = chain_of_table(app, (&restored, &options.mode), (doors, state), &from, setting).await;
+            show(&restored, chain.as_ref(), output);
+            return Ok(code_of(chain.as_ref()));
+        }
         (None, Some(plan)) => {
             output.result(&plan_json(&plan), || plan_text(&plan, &options.mode, "the backup"));
         }
         (None, None) => {}
     }
     Ok(0)
+}
+
+fn put_back(database: String, state: Option<DateTime<Utc>>, from: &str) -> PutBack {
+    let reason = match state {
+        Some(state) => format!("dbagent restore {from}, the state of {}", crate::cli::tables::instant(state)),
+        None => format!("dbagent restore {from}"),
+    };
+    PutBack { database, state, reason }
+}
+
+/// What became of the audit chain where rows of its log were brought back in place; nothing of another table.
+pub(super) async fn chain_of_table(
+    app: &App,
+    (restored, mode): (&Restored, &TableMode),
+    (doors, state): (&Doors, DateTime<Utc>),
+    from: &str,
+    setting: &Setting,
+) -> Option<RestoredChain> {
+    restored.places_cut?;
+    // Merging takes nothing away: what was signed has to hold all the same.
+    let state = (*mode == TableMode::Replace).then_some(state);
+    let back = put_back(doors.connection.database().to_owned(), state, &format!("of {} {from}", restored.target));
+    Some(app.chain_after_restore(&back, setting).await)
+}
+
+/// Exit code 3 while something is left to be done about the audit chain.
+pub(super) fn code_of(chain: Option<&RestoredChain>) -> Code {
+    match chain {
+        Some(chain) if !chain.is_settled() => FailureKind::Findings.exit_code(),
+        _ => 0,
+    }
+}
+
+/// What is to be told of the audit chain, a line each.
+pub(super) fn chain_lines(chain: &RestoredChain, output: &Output) -> Vec<String> {
+    let rebuilt = chain.rebuilt.map(|rows| format!("  {rows} rows of the audit log were given their places again"));
+    let stated = match &chain.stated {
+        Stated::Signed => Some("  the restore is stated in the signed record of the audit chain".to_owned()),
+        Stated::NotNeeded => None,
+        Stated::Missing { why } => Some(output.paint(
+            Tone::Warning,
+            &format!(
+                "  the restore is NOT in the signed record of the audit chain ({why}); until `dbagent audit checkpoint \
+                 --restored WHY` no checkpoint is signed"
+            ),
+        )),
+    };
+    let told = chain_text(&chain.chain, output).map(|text| format!("  {text}"));
+    rebuilt.into_iter().chain(told).chain(stated).collect()
 }
 
 /// What is to be done with one table.
@@ -170,8 +230,12 @@ pub(super) fn json_of(restored: &Restored) -> serde_json::Value {
     })
 }
 
-fn show(restored: &Restored, output: &Output) {
-    output.result(&json_of(restored), || {
+fn show(restored: &Restored, chain: Option<&RestoredChain>, output: &Output) {
+    let mut result = json_of(restored);
+    if let Some(chain) = chain {
+        result["audit"] = json!(chain);
+    }
+    output.result(&result, || {
         let equal = format!("{} holds {} rows, proven equal to the backup", restored.target, restored.rows());
         let inexact = restored.inexact.iter().map(|table| {
             output.paint(
@@ -180,6 +244,8 @@ fn show(restored: &Restored, output: &Output) {
             )
         });
         let phases = restored.phases.iter().map(|(name, seconds)| format!("  {name}: {seconds:.1} s"));
-        std::iter::once(output.paint(Tone::Good, &equal)).chain(inexact).chain(phases).collect::<Vec<_>>().join("\n")
+        let chain = chain.map(|chain| chain_lines(chain, output)).unwrap_or_default();
+        let told = std::iter::once(output.paint(Tone::Good, &equal)).chain(inexact).chain(chain).chain(phases);
+        told.collect::<Vec<_>>().join("\n")
     });
 }

@@ -5,7 +5,7 @@
 //!
 //! Hashes are taken as they are; nothing is hashed again. Rows come in the order of their time and wait until the row they
 //! follow has come, so that memory grows with the disorder, not with the log. Whether the result is what was signed is for a
-//! verification to say, and for a person to state: `dbagent audit checkpoint --restored`.
+//! verification to say, and for whoever restored it to state: `dbagent audit checkpoint --restored`.
 
 use std::collections::{BTreeMap, HashMap};
 

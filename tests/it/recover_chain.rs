@@ -17,9 +17,13 @@ fn moment(desk: &Desk) -> String {
 }
 
 fn restore(desk: &Desk, code: i32, at: &str) -> Value {
+    restore_as(desk, code, at, &[])
+}
+
+fn restore_as(desk: &Desk, code: i32, at: &str, more: &[&str]) -> Value {
     let to = place(desk, "c");
     let text = to.display().to_string();
-    let restored = desk.json(code, &["restore", "--to", &text, "--start", "--target-time", at]);
+    let restored = desk.json(code, &[&["restore", "--to", &text, "--start", "--target-time", at], more].concat());
     pg_ctl(desk, &["stop", "-m", "immediate", "-s", "-D", &text]);
     std::fs::remove_dir_all(&to).unwrap();
     restored
@@ -66,6 +70,13 @@ async fn the_copy_s_audit_chain_is_verified_against_what_was_signed_before_the_m
     let broken = restore(&desk, 3, &forged);
     assert_eq!(broken["audit"]["chain"], "broken", "{broken}");
     assert!(broken["audit"]["findings"][0].is_string(), "{broken}");
+
+    // One that takes the primary's place is stated in the signed record at once, if it is whole.
+    assert_eq!(restored["audit"]["stated"], "not_needed", "a look at the past changes nothing");
+    let broken = restore_as(&desk, 3, &forged, &["--takeover"]);
+    assert_eq!(broken["audit"]["stated"], "missing", "{broken}");
+    let taken_over = restore_as(&desk, 0, &whole, &["--takeover"]);
+    assert_eq!((&taken_over["audit"]["chain"], &taken_over["audit"]["stated"]), (&"whole".into(), &"signed".into()));
 }
 
 #[test]

@@ -166,7 +166,7 @@ impl Work<'_> {
         let proofs = prove::prove(self.sessions().await?, &records, &self.setting.events).await?;
         prove::require_equal(&proofs)?;
         phases.end("proof");
-        Ok(Restored { target: String::new(), proofs, inexact, phases: phases.done })
+        Ok(Restored { target: String::new(), proofs, inexact, phases: phases.done, places_cut: None })
     }
 
     async fn pg_restore(&self, section: &str, schema: &SchemaFile) -> Result<(), Failure> {

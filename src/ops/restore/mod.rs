@@ -72,6 +72,9 @@ pub struct Restored {
     pub inexact: Vec<QualifiedTable>,
     /// Seconds that each phase took, in order.
     pub phases: Vec<(&'static str, f64)>,
+    /// Where rows of a chained audit log were brought back in place: how many places of its chain went, those after its last
+    /// row.
+    pub places_cut: Option<u64>,
 }
 
 impl Restored {

@@ -11,6 +11,7 @@ use crate::ops::restore::past::{Past, PastTable};
 use crate::ops::restore::rows::{BackupTable, Rows, Subject};
 use crate::ops::restore::source::Choice;
 use crate::ops::restore::{Doors, Restored, form};
+use crate::postgres::audit::settle::{Settled, settle};
 use crate::postgres::difference::{Counts, Difference, Referenced, STAGING};
 use crate::postgres::{Session, copy, databases, tables};
 use crate::steps::prove::{self, Proof};
@@ -168,11 +169,17 @@ impl Work<'_> {
                 return Err(failure);
             }
         };
-        Ok((None, Some(self.restored(&target, proofs)?)))
+        Ok((None, Some(self.restored(&target, proofs, None)?)))
     }
 
-    fn restored(&self, target: &QualifiedTable, proofs: Vec<Proof>) -> Result<Restored, Failure> {
-        Ok(Restored { target: target.to_string(), proofs, inexact: self.rows.inexact()?, phases: Vec::new() })
+    fn restored(
+        &self,
+        target: &QualifiedTable,
+        proofs: Vec<Proof>,
+        places_cut: Option<u64>,
+    ) -> Result<Restored, Failure> {
+        let inexact = self.rows.inexact()?;
+        Ok(Restored { target: target.to_string(), proofs, inexact, phases: Vec::new(), places_cut })
     }
 
     /// Makes, fills and proves the new table, which nobody sees before (with increments, which commit by themselves, only
@@ -241,10 +248,30 @@ impl Work<'_> {
             return Ok((Some(plan), None));
         }
         let proof = self.apply(&difference, &session, expected, counts).await?;
+        let places_cut = self.settle_chain(&session).await?;
         self.setting.require_going_on("commit the restored table")?;
         session.batch("COMMIT").await?;
         tables::analyze(session.client(), table, self.options.reindex).await?;
-        Ok((Some(plan), Some(self.restored(table, vec![proof])?)))
+        Ok((Some(plan), Some(self.restored(table, vec![proof], places_cut)?)))
+    }
+
+    /// Rows of the chained audit log are brought back with their hashes as they were: each must have its place. Where the log
+    /// becomes an earlier state of itself, places after its last row go with those rows.
+    async fn settle_chain(&self, session: &Session) -> Result<Option<u64>, Failure> {
+        let table = &self.subject.table;
+        match settle(session, table, self.options.mode == TableMode::Replace).await? {
+            Settled::NotChained => Ok(None),
+            Settled::Cut(places) => Ok(Some(places)),
+            Settled::Strange(rows) => {
+                let message = format!(
+                    "bring rows back into {table}: {rows} rows of the log have no place in the audit chain, or another hash there"
+                );
+                Err(Failure::new(FailureKind::Integrity, message).hint(
+                    "Nothing was changed. They came past the trigger, or belong to another chain: restore them beside and compare \
+                     (deploy/runbooks/tampering-detected.md).",
+                ))
+            }
+        }
     }
 
     /// Applies the difference and proves the result, all before the commit.

@@ -64,6 +64,13 @@ pub async fn side_tables_are_empty(session: &Session) -> Result<bool, PostgresEr
     Ok(row.map_err(|error| session.failed("look at the side tables", error))?.get(0))
 }
 
+/// Whether the log has rows and none of them a place.
+pub async fn lacks_places(session: &Session) -> Result<bool, PostgresError> {
+    let empty = session.client().query_one(include_str!("../../../sql/audit/log_is_empty.sql"), &[]).await;
+    let empty: bool = empty.map_err(|error| session.failed("look at the audit log", error))?.get(0);
+    Ok(!empty && side_tables_are_empty(session).await?)
+}
+
 /// Lets the head name place `seq`, also where its row is gone.
 pub async fn set_head(session: &Session, seq: i64, hash: Option<&str>) -> Result<(), PostgresError> {
     let set = session.client().execute(include_str!("../../../sql/audit/set_head.sql"), &[&seq, &hash]).await;
