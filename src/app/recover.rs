@@ -16,19 +16,22 @@ impl App {
         for (name, failure) in &unopened {
             tracing::warn!(repository = name, error = failure.full_message(), "cannot be opened");
         }
-        if let (true, Some((_, failure))) = (repositories.is_empty(), unopened.into_iter().next()) {
-            return Err(failure);
-        }
         let config = &self.loaded.config;
-        repositories.retain(|repository| config.repository.get(&repository.name).is_some_and(|each| each.wal));
+        let takes_wal = |name: &str| config.repository.get(name).is_some_and(|each| each.wal);
+        repositories.retain(|repository| takes_wal(&repository.name));
+        let mut unopened: Vec<_> = unopened.into_iter().filter(|(name, _)| takes_wal(name)).collect();
+        if repositories.is_empty() && !unopened.is_empty() {
+            return Err(unopened.swap_remove(0).1);
+        }
         let cores = available_parallelism().map_or(1, NonZeroUsize::get);
         let jobs = jobs.or(config.restore.jobs.map(usize::from)).unwrap_or(cores).max(1);
-        let restore_command = self.restore_command()?;
         Ok(recover::Doors {
             repositories,
+            unopened,
+            only: only.map(str::to_owned),
             keys: self.decryption_keys()?,
             cluster: config.cluster.clone(),
-            restore_command,
+            program: self.command()?,
             jobs,
         })
     }
@@ -46,10 +49,6 @@ impl App {
             database: manifest.source.database.clone(),
             settings: Vec::new(),
         })
-    }
-
-    fn restore_command(&self) -> Result<String, Failure> {
-        Ok(format!("{} wal fetch \"%f\" \"%p\"", self.command()?))
     }
 
     /// How PostgreSQL calls this program, with absolute paths: it does so in its data directory and without our

@@ -12,7 +12,7 @@ use crate::host::Space;
 use crate::model::failure::{Failure, FailureKind};
 use crate::model::lsn::SystemId;
 use crate::model::verb::Verb;
-use crate::model::wal::WalFile;
+use crate::model::wal::{Asked, WalFile};
 use crate::ops::check;
 use crate::ops::increment;
 use crate::ops::wal::push::{self, Doors, Pushed};
@@ -107,10 +107,28 @@ impl App {
     }
 
     /// What a fetch works with.
-    pub async fn wal_fetch_doors(&self) -> Result<WalDoors, Failure> {
-        let (repositories, unopened) = self.try_wal_repositories(false).await?;
+    pub async fn wal_fetch_doors(&self, asked: &Asked) -> Result<WalDoors, Failure> {
+        let (mut repositories, mut unopened) = self.try_wal_repositories(false).await?;
+        if let Asked::Believing(name) | Asked::Only(name) = asked {
+            self.require_takes_wal(name)?;
+            repositories.sort_by_key(|repository| repository.name != *name);
+        }
+        if let Asked::Only(name) = asked {
+            repositories.retain(|repository| repository.name == *name);
+            unopened.retain(|(other, _)| other == name);
+        }
         let cluster = self.loaded.config.cluster.clone();
-        Ok(WalDoors { repositories, unopened, keys: self.decryption_keys()?, cluster })
+        Ok(WalDoors { repositories, unopened, keys: self.decryption_keys()?, cluster, asked: asked.clone() })
+    }
+
+    fn require_takes_wal(&self, name: &str) -> Result<(), Failure> {
+        let all = self.loaded.config.repository.iter().filter(|(_, settings)| settings.wal);
+        let names: Vec<&str> = all.map(|(name, _)| name.as_str()).collect();
+        match names.contains(&name) {
+            true => Ok(()),
+            false => Err(Failure::new(FailureKind::Usage, format!("find a repository {name} that takes WAL"))
+                .hint(format!("There are: {}.", names.join(", ")))),
+        }
     }
 
     /// Archives the file `path` (absolute), through the running agent if there is one.
@@ -124,11 +142,11 @@ impl App {
 
     /// Fetches `file` to `place` (absolute), through the running agent if there is one; false when it is proven not to be
     /// archived.
-    pub async fn wal_fetch(&self, file: WalFile, place: &Path) -> Result<bool, Failure> {
-        match self.ask_agent(|agent| agent.wal_fetch(file, place)).await {
+    pub async fn wal_fetch(&self, file: WalFile, place: &Path, asked: &Asked) -> Result<bool, Failure> {
+        match self.ask_agent(|agent| agent.wal_fetch(file, place, asked)).await {
             Some(Answer::Fetched(there)) => Ok(there),
             Some(Answer::Failed(failure)) => Err(again(failure.kind, failure.message, failure.hint)),
-            _ => self.wal_fetch_here(file, place).await.map(|fetched| fetched == Fetched::There(())),
+            _ => self.wal_fetch_here(file, place, asked).await.map(|fetched| fetched == Fetched::There(())),
         }
     }
 
@@ -153,8 +171,8 @@ impl App {
     }
 
     /// Fetches `file` to `place` in this process.
-    pub async fn wal_fetch_here(&self, file: WalFile, place: &Path) -> Result<Fetched<()>, Failure> {
-        let doors = self.wal_fetch_doors().await?;
+    pub async fn wal_fetch_here(&self, file: WalFile, place: &Path, asked: &Asked) -> Result<Fetched<()>, Failure> {
+        let doors = self.wal_fetch_doors(asked).await?;
         fetch_file(file, place, system_of(place)?, &doors, self.clock.now()).await
     }
 

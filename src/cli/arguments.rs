@@ -388,6 +388,12 @@ pub enum Wal {
         name: String,
         /// Where to put it, as %p gives it
         destination: PathBuf,
+        /// Ask this repository and no other: whatever the others hold is lost, or is not wanted
+        #[arg(long, value_name = "NAME", conflicts_with = "believe")]
+        repository: Option<String>,
+        /// Ask all, this repository first; its word that a file is not archived is enough where others cannot be asked
+        #[arg(long, value_name = "NAME")]
+        believe: Option<String>,
     },
     /// Carry to each repository what another one has, push again what pg_wal still has, and tell what is missing
     Sync,

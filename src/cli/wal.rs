@@ -16,7 +16,7 @@ use crate::model::event::Events;
 use crate::model::failure::{Failure, FailureKind};
 use crate::model::outcome::{Finding, Severity};
 use crate::model::size::ByteSize;
-use crate::model::wal::WalFile;
+use crate::model::wal::{Asked, WalFile};
 use crate::ops::wal;
 
 /// Exit code of a fetch of a file that is proven not to be there.
@@ -26,7 +26,17 @@ const NOT_THERE: Code = 1;
 pub async fn run(app: &App, command: &Wal, output: &Output) -> Result<Code, Failure> {
     match command {
         Wal::Push { path } => push(app, path, output).await,
-        Wal::Fetch { name, destination } => fetch(app, name, destination, output).await,
+        Wal::Fetch { name, destination, repository, believe } => {
+            let asked = match (repository, believe) {
+                (Some(only), _) => Asked::Only(only.clone()),
+                (None, Some(believed)) => Asked::Believing(believed.clone()),
+                (None, None) => Asked::All,
+            };
+            let file = wal_file(name)?;
+            let there = app.wal_fetch(file, &absolute(destination)?, &asked).await?;
+            output.result(&json!({ "file": file, "found": there }), String::new);
+            Ok(if there { 0 } else { NOT_THERE })
+        }
         Wal::Sync => sync(app, output).await,
         Wal::List => list(app, output).await,
         Wal::Verify => verify(app, output).await,
@@ -40,15 +50,12 @@ async fn push(app: &App, path: &Path, output: &Output) -> Result<Code, Failure> 
     Ok(0)
 }
 
-async fn fetch(app: &App, name: &str, destination: &Path, output: &Output) -> Result<Code, Failure> {
-    let file: WalFile = name.parse().map_err(|error| {
+fn wal_file(name: &str) -> Result<WalFile, Failure> {
+    name.parse().map_err(|error| {
         Failure::new(FailureKind::Usage, format!("fetch {name}"))
             .because(error)
             .hint("Give the name as PostgreSQL does: restore_command = 'dbagent wal fetch \"%f\" \"%p\"'.")
-    })?;
-    let there = app.wal_fetch(file, &absolute(destination)?).await?;
-    output.result(&json!({ "file": file, "found": there }), String::new);
-    Ok(if there { 0 } else { NOT_THERE })
+    })
 }
 
 /// PostgreSQL gives paths below its data directory, in which it runs the command.

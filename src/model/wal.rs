@@ -153,6 +153,19 @@ fn not_a_wal_file(text: &str) -> NotAWalFile {
     NotAWalFile(text.chars().take(100).collect())
 }
 
+/// Which repositories are asked for a WAL file, and whose word proves that it is not archived.
+#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Asked {
+    /// All of them, and each has to say so.
+    #[default]
+    All,
+    /// All of them, this one first; its word is enough where others cannot be asked.
+    Believing(String),
+    /// This one and no other.
+    Only(String),
+}
+
 /// A file that PostgreSQL hands to `archive_command` or asks of `restore_command`, by its name.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]

@@ -76,6 +76,7 @@ mod postgres_connection;
 mod queries;
 mod recover;
 mod recover_chain;
+mod recover_lost;
 mod recover_table;
 mod recover_targets;
 mod recovery_window;

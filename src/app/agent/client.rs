@@ -12,7 +12,7 @@ use crate::app::App;
 use crate::app::agent::socket::{self, Request};
 use crate::catalog::history::{RecordedFailure, RunRecord};
 use crate::model::failure::{Failure, FailureKind};
-use crate::model::wal::WalFile;
+use crate::model::wal::{Asked, WalFile};
 use crate::ops::wal::push::Pushed;
 
 /// An agent that does not say how it stands within this time is not well.
@@ -79,8 +79,8 @@ impl AgentClient {
     }
 
     /// Asks for `file` to be fetched to `place`. Nothing when the agent does not answer.
-    pub async fn wal_fetch(self, file: WalFile, place: &Path) -> Option<Answer> {
-        self.ask_for_wal(Request::WalFetch { file, place: place.to_owned() }).await
+    pub async fn wal_fetch(self, file: WalFile, place: &Path, asked: &Asked) -> Option<Answer> {
+        self.ask_for_wal(Request::WalFetch { file, place: place.to_owned(), asked: asked.clone() }).await
     }
 
     async fn ask_for_wal(self, request: Request) -> Option<Answer> {

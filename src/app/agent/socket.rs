@@ -18,7 +18,7 @@ use crate::app::agent::wal::WalService;
 use crate::catalog::history::{RecordedFailure, RunRecord};
 use crate::host::durable;
 use crate::model::failure::{Failure, FailureKind};
-use crate::model::wal::WalFile;
+use crate::model::wal::{Asked, WalFile};
 use crate::ops::wal::push::Pushed;
 use crate::scheduler::{Command, JobStatus};
 
@@ -29,10 +29,19 @@ const ACCEPT_AGAIN: Duration = Duration::from_millis(500);
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub(super) enum Request {
-    Run { job: String },
+    Run {
+        job: String,
+    },
     Status,
-    WalPush { path: PathBuf },
-    WalFetch { file: WalFile, place: PathBuf },
+    WalPush {
+        path: PathBuf,
+    },
+    WalFetch {
+        file: WalFile,
+        place: PathBuf,
+        #[serde(default)]
+        asked: Asked,
+    },
 }
 
 /// What it answers.
@@ -115,7 +124,7 @@ async fn reply(request: Request, commands: &mpsc::Sender<Command>, wal: &WalServ
     let gone = || Reply::Failed((&Failure::new(FailureKind::Failed, "ask the agent: it is stopping")).into());
     match request {
         Request::WalPush { path } => told(wal.push(&path).await, Reply::Pushed),
-        Request::WalFetch { file, place } => told(wal.fetch(file, &place).await, Reply::Fetched),
+        Request::WalFetch { file, place, asked } => told(wal.fetch(file, &place, &asked).await, Reply::Fetched),
         Request::Run { job } => {
             let (answer, ended) = oneshot::channel();
             if commands.send(Command::Run { job, answer }).await.is_err() {

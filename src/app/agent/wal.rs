@@ -7,7 +7,7 @@ use crate::app::App;
 use crate::app::agent::Current;
 use crate::app::wal::system_of;
 use crate::model::failure::Failure;
-use crate::model::wal::WalFile;
+use crate::model::wal::{Asked, WalFile};
 use crate::ops::wal::prefetch::Prefetcher;
 use crate::ops::wal::push::Pushed;
 use crate::ops::wal::ship::Shipper;
@@ -37,9 +37,9 @@ impl WalService {
             app.wal_parallel(),
         );
         let prefetcher = Prefetcher::new(
-            Arc::new(move || {
+            Arc::new(move |asked: Asked| {
                 let app = of_now(&current);
-                Box::pin(async move { app.wal_fetch_doors().await })
+                Box::pin(async move { app.wal_fetch_doors(&asked).await })
             }),
             app.clock.clone(),
             app.wal_parallel(),
@@ -52,8 +52,8 @@ impl WalService {
         self.shipper.push(path).await
     }
 
-    pub(super) async fn fetch(&self, file: WalFile, place: &Path) -> Result<bool, Failure> {
-        let fetched = self.prefetcher.fetch(file, place, system_of(place)?).await?;
+    pub(super) async fn fetch(&self, file: WalFile, place: &Path, asked: &Asked) -> Result<bool, Failure> {
+        let fetched = self.prefetcher.fetch(file, place, (system_of(place)?, asked.clone())).await?;
         Ok(fetched == Fetched::There(()))
     }
 

@@ -161,7 +161,7 @@ fn tablespaces(plan: &Plan, directory: &Path) -> Vec<TablespaceMap> {
 async fn require_fetch(plan: &Plan, place: &Throwaway, doors: &Doors, setting: &Setting) -> Result<(), Failure> {
     setting.events.step("trying to fetch from the log");
     let probe = place.path().join("probe");
-    let command = filled_in(&doors.restore_command, &plan.reach.first.to_string(), &probe.display().to_string());
+    let command = filled_in(&doors.restore_command(plan), &plan.reach.first.to_string(), &probe.display().to_string());
     let directory = Some(place.path().to_owned());
     let spec = ChildSpec {
         directory,

@@ -5,8 +5,9 @@ use chrono::{DateTime, SecondsFormat, Utc};
 
 use crate::catalog::{Artifact, Inventory, Repository, Selector, Unsigned, chain};
 use crate::model::base::BaseRecord;
-use crate::model::failure::{Failure, FailureKind};
+use crate::model::failure::{Failure, FailureKind, with_causes};
 use crate::model::lsn::Timeline;
+use crate::model::wal::Asked;
 use crate::ops::Setting;
 use crate::ops::recover::target::Target;
 use crate::ops::recover::{Doors, Options};
@@ -29,6 +30,8 @@ pub struct Plan {
     pub reach: Reach,
     /// Bytes to fetch, without the log.
     pub stored_bytes: u64,
+    /// Where the copy's server asks for the log.
+    pub asked: Asked,
     /// What else a person should know.
     pub notes: Vec<String>,
 }
@@ -36,10 +39,21 @@ pub struct Plan {
 /// Plans the recovery in the first repository that can serve it.
 pub async fn plan(options: &Options, doors: &Doors, setting: &Setting) -> Result<Plan, Failure> {
     let mut failures: Vec<Failure> = Vec::new();
+    let mut notes: Vec<String> = Vec::new();
+    for (name, failure) in &doors.unopened {
+        notes.push(format!("repository {name} cannot be opened: failed to {}", failure.full_message()));
+    }
     for repository in &doors.repositories {
         match plan_in(repository, options, setting).await {
-            Ok(plan) => return Ok(plan),
-            Err(failure) => failures.push(failure),
+            Ok(mut plan) => {
+                plan.asked = asked(&plan, options, doors).await?;
+                plan.notes.extend(notes);
+                return Ok(plan);
+            }
+            Err(failure) => {
+                notes.push(format!("not from repository {}: failed to {}", repository.name, failure.full_message()));
+                failures.push(failure);
+            }
         }
     }
     // A repository that could not serve the instant says more than one that could not be read.
@@ -48,6 +62,39 @@ pub async fn plan(options: &Options, doors: &Doors, setting: &Setting) -> Result
         return Err(Failure::new(FailureKind::Usage, "restore: no repository takes WAL"));
     }
     Err(failures.swap_remove(best))
+}
+
+/// Where the copy's server asks for the log. Up to a target, the repository of the plan has all of it, and its word that
+/// there is no more is enough; where everything is wanted, every repository has to say that there is no more.
+async fn asked(plan: &Plan, options: &Options, doors: &Doors) -> Result<Asked, Failure> {
+    if let Some(only) = &doors.only {
+        return Ok(Asked::Only(only.clone()));
+    }
+    let planned = plan.repository.name.clone();
+    if options.target != Target::Latest {
+        return Ok(Asked::Believing(planned));
+    }
+    let mut unknown: Vec<String> =
+        doors.unopened.iter().map(|(name, failure)| format!("{name} ({})", failure.full_message())).collect();
+    for repository in doors.repositories.iter().filter(|repository| repository.name != planned) {
+        match repository.identity().await {
+            Ok(Some(identity)) if identity.cluster == doors.cluster => {}
+            Ok(Some(identity)) => unknown.push(format!("{} (it is of {})", repository.name, identity.cluster)),
+            Ok(None) => unknown.push(format!("{} (it is empty)", repository.name)),
+            Err(error) => unknown.push(format!("{} ({})", repository.name, with_causes(&error))),
+        }
+    }
+    match unknown.is_empty() {
+        true => Ok(Asked::All),
+        false => {
+            let message = format!("tell what is the latest: nobody knows what is in repository {}", unknown.join(", "));
+            Err(Failure::new(FailureKind::RefusedForSafety, message).hint(format!(
+                "Is it lost? --repository {planned} takes what that one has for the latest: up to {}. A --target-time \
+                 within the window needs no other repository.",
+                plan.reach.until.to_rfc3339_opts(SecondsFormat::AutoSi, true)
+            )))
+        }
+    }
 }
 
 async fn plan_in(repository: &Repository, options: &Options, setting: &Setting) -> Result<Plan, Failure> {
@@ -167,6 +214,7 @@ impl Search<'_> {
             base: base.clone(),
             timeline,
             reach,
+            asked: Asked::All,
             notes,
         })
     }

@@ -59,7 +59,7 @@ pub(super) fn write(plan: &Plan, options: &Options, place: &Place, doors: &Doors
 /// The lines that recovery needs.
 fn block(plan: &Plan, options: &Options, doors: &Doors) -> String {
     let mut lines = vec![
-        ("restore_command", doors.restore_command.clone()),
+        ("restore_command", doors.restore_command(plan)),
         ("recovery_target_timeline", plan.timeline.0.to_string()),
     ];
     lines.extend(options.target.setting());

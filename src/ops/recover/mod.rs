@@ -19,6 +19,7 @@ use crate::host::failpoint::{FailPoint, pass};
 use crate::model::failure::Failure;
 use crate::model::key::ObjectKey;
 use crate::model::lsn::Timeline;
+use crate::model::wal::Asked;
 use crate::ops::Setting;
 use crate::pipeline::openpgp::DecryptionKeys;
 
@@ -59,18 +60,35 @@ pub struct Options {
 }
 
 /// What a restore works with.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub struct Doors {
     /// Where to look, best first.
     pub repositories: Vec<Repository>,
+    /// Repositories that could not be opened: what they hold is not known.
+    pub unopened: Vec<(String, Failure)>,
+    /// The repository that a person named: nothing else is to be read.
+    pub only: Option<String>,
     /// What decrypts; absent where nothing is encrypted.
     pub keys: Option<DecryptionKeys>,
     /// The cluster's name.
     pub cluster: String,
-    /// The command that gives PostgreSQL a file of the log, with absolute paths and `%f` and `%p`.
-    pub restore_command: String,
+    /// How PostgreSQL calls this program: with absolute paths, quoted for a shell.
+    pub program: String,
     /// Parts that are fetched and unpacked at once.
     pub jobs: usize,
+}
+
+impl Doors {
+    /// The command that gives PostgreSQL a file of the log that `plan` follows, with `%f` and `%p`.
+    fn restore_command(&self, plan: &Plan) -> String {
+        // Names of repositories are plain words.
+        let asked = match &plan.asked {
+            Asked::All => String::new(),
+            Asked::Believing(name) => format!(" --believe={name}"),
+            Asked::Only(name) => format!(" --repository={name}"),
+        };
+        format!("{} wal fetch{asked} \"%f\" \"%p\"", self.program)
+    }
 }
 
 /// What was restored.

@@ -180,10 +180,10 @@ impl Copy<'_> {
 
     fn failed(&self, why: String) -> Failure {
         let log = self.log();
-        let told: Vec<&str> = log
-            .lines()
-            .filter(|line| line.contains("FATAL") || line.contains("PANIC") || line.contains("ERROR"))
-            .collect();
+        // The last ones, and what our own fetch said: PostgreSQL knows its exit code alone.
+        let of_server = |line: &&str| ["FATAL", "PANIC", "ERROR"].iter().any(|level| line.contains(level));
+        let of_fetch = |line: &&str| line.starts_with("error: failed to ");
+        let told: Vec<&str> = log.lines().filter(|line| of_server(line) || of_fetch(line)).collect();
         let last: Vec<&str> = told.iter().rev().take(3).rev().copied().collect();
         let message = format!(
             "recover the copy in {}: {}",

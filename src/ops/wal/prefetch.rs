@@ -17,16 +17,19 @@ use crate::host::failpoint::pass;
 use crate::host::{Clock, FailPoint, Incoming};
 use crate::model::failure::{Failure, FailureKind};
 use crate::model::lsn::SystemId;
-use crate::model::wal::{SegmentName, SegmentSize, WalFile};
+use crate::model::wal::{Asked, SegmentName, SegmentSize, WalFile};
 use crate::steps::wal::{Fetched, WalDoors, fetch_bytes};
 
-/// Opens the doors of a fetch.
-pub type OpenDoors = Arc<dyn Fn() -> BoxFuture<'static, Result<WalDoors, Failure>> + Send + Sync>;
+/// Opens the doors of a fetch from these repositories.
+pub type OpenDoors = Arc<dyn Fn(Asked) -> BoxFuture<'static, Result<WalDoors, Failure>> + Send + Sync>;
 
 /// How long opened doors are used, and segments wait to be asked for.
 const KEPT: Duration = Duration::from_secs(60);
 /// Bytes of segments that wait.
 const WAITING_BYTES: u64 = 64 << 20;
+
+/// Whose log a recovery follows, where known, and from which repositories.
+type Source = (Option<SystemId>, Asked);
 
 /// A segment, or nothing when it was not there or failed to come.
 type Waiting = Option<Arc<Vec<u8>>>;
@@ -43,8 +46,8 @@ pub struct Prefetcher {
 
 #[derive(Default)]
 struct State {
-    doors: Option<(Arc<WalDoors>, Duration)>,
-    ahead: BTreeMap<(Option<SystemId>, SegmentName), watch::Receiver<Option<Waiting>>>,
+    doors: BTreeMap<Asked, (Arc<WalDoors>, Duration)>,
+    ahead: BTreeMap<(Source, SegmentName), watch::Receiver<Option<Waiting>>>,
     asked: Duration,
 }
 
@@ -54,17 +57,17 @@ impl Prefetcher {
         Self { open, clock, ahead, permits: Arc::new(Semaphore::new(at_once.max(1))), state: Arc::default() }
     }
 
-    /// Fetches `file` of the cluster `system` to `place`.
-    pub async fn fetch(&self, file: WalFile, place: &Path, system: Option<SystemId>) -> Result<Fetched<()>, Failure> {
-        let bytes = match self.take_ahead(file, system).await {
+    /// Fetches `file` of `source` to `place`.
+    pub async fn fetch(&self, file: WalFile, place: &Path, source: Source) -> Result<Fetched<()>, Failure> {
+        let bytes = match self.take_ahead(file, &source).await {
             Some(bytes) => bytes,
-            None => match self.fetch_now(file, system).await? {
+            None => match self.fetch_now(file, &source).await? {
                 Fetched::There(bytes) => Arc::new(bytes),
                 Fetched::NotThere => return Ok(Fetched::NotThere),
             },
         };
         if let (WalFile::Segment(segment), Some(size)) = (file, SegmentSize::new(bytes.len() as u64)) {
-            self.look_ahead(segment, size, system);
+            self.look_ahead(segment, size, &source);
         }
         let place = place.to_owned();
         let put = spawn_blocking(move || put(&place, &bytes)).await;
@@ -72,53 +75,53 @@ impl Prefetcher {
         Ok(Fetched::There(()))
     }
 
-    async fn fetch_now(&self, file: WalFile, system: Option<SystemId>) -> Result<Fetched<Vec<u8>>, Failure> {
-        let doors = self.doors().await?;
-        let fetched = fetch_bytes(file, system, &doors, self.clock.now()).await;
+    async fn fetch_now(&self, file: WalFile, (system, asked): &Source) -> Result<Fetched<Vec<u8>>, Failure> {
+        let doors = self.doors(asked).await?;
+        let fetched = fetch_bytes(file, *system, &doors, self.clock.now()).await;
         if fetched.is_err() {
-            self.state().doors = None;
+            self.state().doors.remove(asked);
         }
         fetched
     }
 
-    async fn doors(&self) -> Result<Arc<WalDoors>, Failure> {
+    async fn doors(&self, asked: &Asked) -> Result<Arc<WalDoors>, Failure> {
         let now = self.clock.monotonic();
-        if let Some((doors, opened)) = &self.state().doors
+        if let Some((doors, opened)) = self.state().doors.get(asked)
             && *opened + KEPT > now
             && doors.unopened.is_empty()
         {
             return Ok(doors.clone());
         }
-        let doors = Arc::new((self.open)().await?);
-        self.state().doors = Some((doors.clone(), now));
+        let doors = Arc::new((self.open)(asked.clone()).await?);
+        self.state().doors.insert(asked.clone(), (doors.clone(), now));
         Ok(doors)
     }
 
     /// What was fetched ahead of `file`, once it is there.
-    async fn take_ahead(&self, file: WalFile, system: Option<SystemId>) -> Waiting {
+    async fn take_ahead(&self, file: WalFile, source: &Source) -> Waiting {
         let WalFile::Segment(segment) = file else { return None };
         let mut waiting = {
             let mut state = self.state();
             state.asked = self.clock.monotonic();
-            state.ahead.remove(&(system, segment))?
+            state.ahead.remove(&(source.clone(), segment))?
         };
         let waited = waiting.wait_for(Option::is_some).await.ok()?.clone();
         waited.flatten()
     }
 
     /// Begins the segments after `segment`, and forgets all others.
-    fn look_ahead(&self, segment: SegmentName, size: SegmentSize, system: Option<SystemId>) {
+    fn look_ahead(&self, segment: SegmentName, size: SegmentSize, source: &Source) {
         let most = self.ahead.min(WAITING_BYTES / size.bytes());
         let next = std::iter::successors(segment.next(size), |segment| segment.next(size));
         let wanted: Vec<_> = next.take(usize::try_from(most).unwrap_or(0)).collect();
         let mut state = self.state();
-        state.ahead.retain(|(of, segment), _| *of == system && wanted.contains(segment));
+        state.ahead.retain(|(of, segment), _| of == source && wanted.contains(segment));
         for segment in wanted {
-            state.ahead.entry((system, segment)).or_insert_with(|| self.begin(segment, system));
+            state.ahead.entry((source.clone(), segment)).or_insert_with(|| self.begin(segment, source.clone()));
         }
     }
 
-    fn begin(&self, segment: SegmentName, system: Option<SystemId>) -> watch::Receiver<Option<Waiting>> {
+    fn begin(&self, segment: SegmentName, source: Source) -> watch::Receiver<Option<Waiting>> {
         let (tell, waiting) = watch::channel(None);
         let fetcher = self.clone();
         tokio::spawn(async move {
@@ -128,7 +131,7 @@ impl Prefetcher {
                 if tell.is_closed() {
                     return None;
                 }
-                match fetcher.fetch_now(WalFile::Segment(segment), system).await {
+                match fetcher.fetch_now(WalFile::Segment(segment), &source).await {
                     Ok(Fetched::There(bytes)) => Some(Arc::new(bytes)),
                     // Asked for again, by itself, if the recovery comes to it.
                     Ok(Fetched::NotThere) | Err(_) => None,

@@ -1,20 +1,21 @@
 //! Fetches one WAL file from whichever repository has it whole.
 //!
 //! "Not there" is a proof here, not an absence of proof: PostgreSQL ends recovery on it. It takes every repository's word,
-//! and the word of one that cannot show whose it is (an empty mount point, a bucket just made) counts for nothing.
+//! or that of the one which a restore was planned in; the word of one that cannot show whose it is (an empty mount point, a
+//! bucket just made) counts for nothing, and a file that is there and bad is never "not there".
 
 use std::io::{self, Write};
 use std::path::Path;
 
 use chrono::{DateTime, Utc};
 
-use crate::catalog::Repository;
 use crate::catalog::names::wal as names;
 use crate::catalog::wal::WalRecord;
+use crate::catalog::{CatalogError, CatalogErrorKind, Repository};
 use crate::host::{FailPoint, Incoming, reach};
 use crate::model::failure::{Failure, FailureKind};
 use crate::model::lsn::SystemId;
-use crate::model::wal::WalFile;
+use crate::model::wal::{Asked, WalFile};
 use crate::pipeline::openpgp::DecryptionKeys;
 use crate::pipeline::segment::{Expected, forward, unpack};
 
@@ -29,6 +30,8 @@ pub struct WalDoors {
     pub keys: Option<DecryptionKeys>,
     /// The cluster whose WAL it must be.
     pub cluster: String,
+    /// Whose word counts.
+    pub asked: Asked,
 }
 
 /// What came of a fetch.
@@ -81,33 +84,55 @@ async fn fetch<S: Write + Send + 'static>(
     now: DateTime<Utc>,
     sink: impl Fn(&WalRecord) -> Result<S, Failure>,
 ) -> Result<Fetched<S>, Failure> {
-    let mut failures: Vec<Failure> = Vec::new();
+    let (mut silent, mut bad): (Vec<Failure>, Vec<Failure>) = (Vec::new(), Vec::new());
+    let mut is_believed = false;
     for repository in &doors.repositories {
-        let tried = async {
-            match repository.wal_record(file, now).await? {
-                None => doors.require_ours(repository).await.map(|()| None),
-                Some(record) => {
-                    require_system(&record, system, repository)?;
-                    read(repository, &record, doors.keys.as_ref(), sink(&record)?).await.map(Some)
-                }
+        let tried = match repository.wal_record(file, now).await {
+            Ok(None) => doors.require_ours(repository).await.map(|()| None).map_err(|failure| (failure, &mut silent)),
+            Ok(Some(record)) => {
+                doors.take(&record, system, repository, &sink).await.map_err(|failure| (failure, &mut bad))
             }
+            Err(error) if is_silence(&error) => Err((error.into(), &mut silent)),
+            Err(error) => Err((error.into(), &mut bad)),
         };
-        match tried.await {
+        match tried {
             Ok(Some(sink)) => return Ok(Fetched::There(sink)),
-            Ok(None) => {}
-            Err(failure) => {
+            Ok(None) => is_believed |= doors.believes(repository),
+            Err((failure, failures)) => {
                 tracing::warn!(%file, repository = repository.name, error = failure.full_message(), "cannot be fetched");
                 failures.push(failure);
             }
         }
     }
-    match failures.into_iter().next() {
-        Some(failure) => Err(failure),
-        None => doors.require_all(file).map(|()| Fetched::NotThere),
+    match (bad.into_iter().next(), is_believed, silent.into_iter().next()) {
+        (Some(failure), _, _) | (None, false, Some(failure)) => Err(failure),
+        (None, true, _) => Ok(Fetched::NotThere),
+        (None, false, None) => doors.require_all(file).map(|()| Fetched::NotThere),
     }
 }
 
+/// Whether a repository did not answer: nobody knows what it has.
+fn is_silence(error: &CatalogError) -> bool {
+    matches!(error.kind, CatalogErrorKind::Storage(_))
+}
+
 impl WalDoors {
+    /// Whether the word of `repository` is enough.
+    fn believes(&self, repository: &Repository) -> bool {
+        matches!(&self.asked, Asked::Believing(name) if *name == repository.name)
+    }
+
+    async fn take<S: Write + Send + 'static>(
+        &self,
+        record: &WalRecord,
+        system: Option<SystemId>,
+        repository: &Repository,
+        sink: impl Fn(&WalRecord) -> Result<S, Failure>,
+    ) -> Result<Option<S>, Failure> {
+        require_system(record, system, repository)?;
+        read(repository, record, self.keys.as_ref(), sink(record)?).await.map(Some)
+    }
+
     /// Errors unless `repository` shows that it is this cluster's: only then does it know what it does not have.
     async fn require_ours(&self, repository: &Repository) -> Result<(), Failure> {
         let place = repository.storage.place();
@@ -126,8 +151,10 @@ impl WalDoors {
 
     fn require_all(&self, file: WalFile) -> Result<(), Failure> {
         let unknown = |what: String| {
-            Failure::new(FailureKind::Failed, format!("tell whether {file} is stored: {what}"))
-                .hint("`dbagent check` looks at every repository.")
+            Failure::new(FailureKind::Failed, format!("tell whether {file} is stored: {what}")).hint(
+                "`dbagent check` looks at every repository. Is it lost for good? `wal fetch --repository NAME` asks another \
+                 one alone.",
+            )
         };
         match self.unopened.first() {
             Some((name, failure)) => {

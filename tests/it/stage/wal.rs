@@ -6,7 +6,7 @@ use std::sync::Arc;
 use chrono::{DateTime, Utc};
 use dbagent::catalog::{Identity, Repository, Signer, Verifier};
 use dbagent::host::{Clock as _, SystemClock};
-use dbagent::model::wal::{SegmentName, SegmentSize, WalFile};
+use dbagent::model::wal::{Asked, SegmentName, SegmentSize, WalFile};
 use dbagent::pipeline::openpgp::{DecryptionKeys, KeyPair, Recipients};
 use dbagent::pipeline::openpgp::{Profile, generate_encryption_pair, generate_signing_key};
 use dbagent::postgres::control::DataDirectory;
@@ -81,6 +81,7 @@ impl WalSite {
             unopened: Vec::new(),
             keys: Some(DecryptionKeys::read(&self.pair.secret, None).unwrap()),
             cluster: CLUSTER.to_owned(),
+            asked: Asked::All,
         }
     }
 

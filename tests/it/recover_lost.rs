@@ -1,0 +1,110 @@
+//! A repository is lost when it is needed: its disk is gone, its store does not answer. What another one has is restored,
+//! and what nobody can know never reads as the end of the log.
+
+use std::time::{Duration, Instant};
+
+use crate::base_backup::backup;
+use crate::cli::Desk;
+use crate::recover::{Acknowledged, Copy, commit, ledger, place};
+use crate::stage::agent::RunningAgent;
+use crate::stage::archive::{self, switch};
+use crate::stage::s3::{BUCKET, S3Server};
+use crate::wal_archiver::Archive;
+
+/// Nobody knows: PostgreSQL stops its recovery on it.
+const CANNOT_KNOW: Option<i32> = Some(126);
+const PROVEN_MISSING: Option<i32> = Some(1);
+
+/// A desk that archives to a directory near and a store far away, with a base backup and commits after it.
+fn desk(server: &S3Server) -> (Desk, Vec<Acknowledged>) {
+    let mut desk = archive::desk();
+    let (endpoint, environment) = (server.endpoint(), server.environment());
+    desk.configure(&format!("[repository.s3]\nurl = 's3://{BUCKET}/r'\nendpoint = '{endpoint}'\npath_style = true\n"));
+    let variables: Vec<String> = environment.iter().map(|(name, value)| format!("{name}={value}")).collect();
+    let command = desk.site.server.sql("SHOW archive_command").unwrap();
+    let command = format!("env {} {command}", variables.join(" "));
+    desk.site.server.sql(&format!("ALTER SYSTEM SET archive_command = $cmd${command}$cmd$")).unwrap();
+    desk.site.server.sql("SELECT pg_reload_conf()").unwrap();
+    desk.environment = environment;
+    ledger(&desk);
+    let mut commits = vec![commit(&desk, 1)];
+    backup(&desk);
+    commits.extend((2..=4).map(|id| commit(&desk, id)));
+    switch(&desk);
+    (desk, commits)
+}
+
+fn fetch(desk: &Desk, arguments: &[&str]) -> Option<i32> {
+    let to = desk.site.root().join("state/fetched");
+    let to = to.display().to_string();
+    desk.run(&[&["wal", "fetch"], arguments, &[&to]].concat()).status.code()
+}
+
+/// From what is left everything is restored that a person names, and nothing is taken for the end.
+fn require_restorable(desk: &Desk, commits: &[Acknowledged], left: &str) {
+    let only = format!("--repository={left}");
+    let believing = format!("--believe={left}");
+    assert_eq!(fetch(desk, &["00000002.history"]), CANNOT_KNOW, "the lost one may have it");
+    assert_eq!(fetch(desk, &[&only, "00000002.history"]), PROVEN_MISSING);
+    assert_eq!(fetch(desk, &[&believing, "00000002.history"]), PROVEN_MISSING);
+    assert_eq!(fetch(desk, &["--repository=nowhere", "00000002.history"]), CANNOT_KNOW);
+
+    let copy = Copy::restore(desk, "c", &["--target-time", &commits[2].at, "--action", "promote"]);
+    assert_eq!((copy.rows(), copy.started["state"].as_str()), (vec![1, 2, 3], Some("promoted")));
+    drop(copy);
+    let to = place(desk, "c").display().to_string();
+    let refused = desk.json(15, &["restore", "--to", &to, "--latest"]);
+    assert!(refused["error"]["hint"].as_str().unwrap().contains(&format!("--repository {left}")), "{refused}");
+    assert!(!place(desk, "c").exists(), "refused before anything is written");
+    let copy = Copy::restore(desk, "c", &["--latest", "--repository", left]);
+    assert_eq!((copy.rows(), copy.started["state"].as_str()), (vec![1, 2, 3, 4], Some("promoted")));
+}
+
+#[test]
+fn f68_with_the_near_disk_gone_the_far_store_restores_to_a_moment() {
+    let server = S3Server::start();
+    let (desk, commits) = desk(&server);
+    let near = desk.site.root().join("local");
+    std::fs::rename(&near, near.with_extension("gone")).unwrap();
+    require_restorable(&desk, &commits, "s3");
+    // A mount point without its disk is no repository either.
+    let _empty = desk.site.directory("local");
+    archive::give(&desk);
+    let copy = Copy::restore(&desk, "e", &["--target-time", &commits[1].at, "--action", "promote"]);
+    assert_eq!(copy.rows(), [1, 2]);
+}
+
+#[test]
+fn f68_with_the_far_store_dead_the_near_disk_restores_to_a_moment() {
+    let server = S3Server::start();
+    let (desk, commits) = desk(&server);
+    drop(server);
+    require_restorable(&desk, &commits, "local");
+}
+
+#[test]
+fn f68_a_running_agent_takes_the_word_of_the_repository_that_it_is_told_to_believe() {
+    let archive = Archive::new();
+    let segment = archive.segment();
+    archive.wait_archived(segment);
+    archive.configure("[repository.far]\nurl = 'file:///nonexistent/far'\n");
+    let agent = RunningAgent::start(archive.command(&["run"]));
+    let socket = archive.root().join("state/agent.sock");
+    archive.wait("the agent listens", || socket.exists());
+    let to = archive.root().join("state/fetched");
+    let fetch = |words: &[&str]| {
+        let to = to.display().to_string();
+        archive.run(&[&["wal", "fetch"], words, &[&to]].concat()).status.code()
+    };
+    let missing = "0000000100000000000000FE";
+    let segment = segment.to_string();
+    for _ in 0..2 {
+        assert_eq!(fetch(&[missing]), CANNOT_KNOW);
+        assert_eq!(fetch(&["--believe=local", missing]), PROVEN_MISSING);
+        assert_eq!(fetch(&["--repository=local", missing]), PROVEN_MISSING);
+        assert_eq!(fetch(&["--believe=far", missing]), CANNOT_KNOW, "it is not there to be believed");
+        assert_eq!(fetch(&["--believe=far", &segment]), Some(0), "whoever has it gives it");
+        assert_eq!(fetch(&["--repository=far", &segment]), CANNOT_KNOW);
+    }
+    drop(agent);
+}
