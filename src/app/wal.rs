@@ -8,7 +8,7 @@ use crate::app::App;
 use crate::app::agent::{AgentClient, Answer};
 use crate::app::manual::again;
 use crate::config::{Ack, Job};
-use crate::host::Space;
+use crate::host::{Space, durable};
 use crate::model::failure::{Failure, FailureKind};
 use crate::model::lsn::SystemId;
 use crate::model::verb::Verb;
@@ -20,7 +20,7 @@ use crate::ops::wal::sync;
 use crate::postgres::Connection;
 use crate::postgres::control::DataDirectory;
 use crate::steps::blocks::BlockStore;
-use crate::steps::wal::{Fetched, Local, Owner, StoreOptions, Thresholds, WalDoors, fetch_file};
+use crate::steps::wal::{Fetched, Local, Owner, StoreOptions, Thresholds, WalDoors, fetch_file, require_within};
 pub use crate::steps::wal::{Survey, TimelineSurvey, survey_findings};
 
 /// More than this is not shipped at once unasked.
@@ -141,8 +141,22 @@ impl App {
     }
 
     /// Fetches `file` to `place` (absolute), through the running agent if there is one; false when it is proven not to be
-    /// archived.
-    pub async fn wal_fetch(&self, file: WalFile, place: &Path, asked: &Asked) -> Result<bool, Failure> {
+    /// archived. With `within` a segment is refused whose replay would write into somebody else's tablespace.
+    pub async fn wal_fetch(&self, file: WalFile, place: &Path, asked: &Asked, within: bool) -> Result<bool, Failure> {
+        let there = self.wal_fetch_anyhow(file, place, asked).await?;
+        if let (true, true, WalFile::Segment(segment)) = (there, within, file)
+            && let Some(copy) = DataDirectory::of_wal_file(place)
+        {
+            require_within(segment, place, &copy).inspect_err(|_| {
+                if let Err(error) = durable::remove(place) {
+                    tracing::warn!(%error, "a segment that must not be replayed stays where it was put");
+                }
+            })?;
+        }
+        Ok(there)
+    }
+
+    async fn wal_fetch_anyhow(&self, file: WalFile, place: &Path, asked: &Asked) -> Result<bool, Failure> {
         match self.ask_agent(|agent| agent.wal_fetch(file, place, asked)).await {
             Some(Answer::Fetched(there)) => Ok(there),
             Some(Answer::Failed(failure)) => Err(again(failure.kind, failure.message, failure.hint)),

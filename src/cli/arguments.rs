@@ -394,6 +394,9 @@ pub enum Wal {
         /// Ask all, this repository first; its word that a file is not archived is enough where others cannot be asked
         #[arg(long, value_name = "NAME")]
         believe: Option<String>,
+        /// For a copy beside the live server: refuse a segment that makes a tablespace in a directory that is in use
+        #[arg(long)]
+        within: bool,
     },
     /// Carry to each repository what another one has, push again what pg_wal still has, and tell what is missing
     Sync,

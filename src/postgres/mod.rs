@@ -38,6 +38,7 @@ pub mod wal_blocks;
 pub mod wal_files;
 pub mod wal_page;
 pub mod wal_records;
+pub mod wal_tablespaces;
 
 pub use base_backup::{BackupSession, BaseFacts, Stopped};
 pub use connection::{Connection, Host, Session, SslMode};

@@ -99,6 +99,7 @@ mod storage_tls;
 mod wal_agent;
 mod wal_archiver;
 mod wal_blocks;
+mod wal_guard;
 mod wal_store;
 mod wal_sync;
 mod wal_syscalls;

@@ -108,3 +108,62 @@ fn f68_a_running_agent_takes_the_word_of_the_repository_that_it_is_told_to_belie
     }
     drop(agent);
 }
+
+/// The tablespace of a live server, with a table in it.
+fn tablespace(desk: &Desk) -> std::path::PathBuf {
+    let location = desk.site.directory("live");
+    archive::give(desk);
+    desk.site.server.sql(&format!("CREATE TABLESPACE live LOCATION '{}'", location.display())).unwrap();
+    desk.site.ask("CREATE TABLE far TABLESPACE live AS SELECT n FROM generate_series(1, 5000) n");
+    location
+}
+
+fn files(folder: &std::path::Path) -> Vec<(std::path::PathBuf, Vec<u8>)> {
+    let mut files = crate::recover::walk(folder);
+    files.sort();
+    files.into_iter().map(|path| (path.clone(), std::fs::read(&path).unwrap())).collect()
+}
+
+#[test]
+fn a_copy_beside_the_live_server_does_not_replay_into_its_tablespaces() {
+    let desk = archive::desk();
+    ledger(&desk);
+    backup(&desk);
+    let before = commit(&desk, 1);
+    commit(&desk, 2);
+    switch(&desk);
+    let location = tablespace(&desk);
+    let after = commit(&desk, 3);
+    switch(&desk);
+    desk.site.ask("CHECKPOINT");
+    let there = files(&location);
+    assert!(!there.is_empty());
+    let to = place(&desk, "c").display().to_string();
+    let refused = desk.json(1, &["restore", "--to", &to, "--latest", "--start"]);
+    let message = refused["error"]["message"].as_str().unwrap();
+    assert!(message.contains(&location.display().to_string()) && message.contains("in use"), "{refused}");
+    assert_eq!(files(&location), there, "the live files are as they were");
+    assert_eq!(desk.site.ask("SELECT count(*) FROM far"), "5000");
+    std::fs::remove_dir_all(place(&desk, "c")).unwrap();
+
+    let copy = Copy::restore(&desk, "c", &["--target-time", &before.at]);
+    assert_eq!(copy.rows(), [1], "to a moment before it");
+    drop(copy);
+    // The cluster is gone and its directory emptied: the copy makes its own tablespace there, and may be started again.
+    desk.site.ask("DROP TABLE far");
+    desk.site.server.sql("DROP TABLESPACE live").unwrap();
+    let copy = Copy::restore(&desk, "c", &["--target-lsn", &after.position]);
+    assert_eq!(copy.ask("SELECT count(*) FROM far"), "5000");
+    let directory = copy.directory.display().to_string();
+    crate::recover::pg_ctl(&desk, &["stop", "-m", "immediate", "-s", "-D", &directory]);
+    let socket = format!("-c unix_socket_directories='{directory}' -c listen_addresses='' -c port=5432");
+    let log = copy.directory.join("again.log").display().to_string();
+    let started = crate::recover::pg_ctl(&desk, &["start", "-w", "-s", "-D", &directory, "-l", &log, "-o", &socket]);
+    assert!(started.status.success(), "{}", std::fs::read_to_string(&log).unwrap_or_default());
+    let deadline = Instant::now() + Duration::from_secs(60);
+    while copy.ask("SELECT pg_get_wal_replay_pause_state()") != "paused" {
+        assert!(Instant::now() < deadline, "{}", std::fs::read_to_string(&log).unwrap_or_default());
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    assert_eq!(copy.ask("SELECT count(*) FROM far"), "5000");
+}

@@ -87,7 +87,7 @@ impl Doors {
             Asked::Believing(name) => format!(" --believe={name}"),
             Asked::Only(name) => format!(" --repository={name}"),
         };
-        format!("{} wal fetch{asked} \"%f\" \"%p\"", self.program)
+        format!("{} wal fetch --within{asked} \"%f\" \"%p\"", self.program)
     }
 }
 

@@ -8,4 +8,5 @@ mod local;
 mod summarize;
 
 pub use local::{BlockStore, history_in};
+pub(in crate::steps) use summarize::before as reader_before;
 pub use summarize::{Read, summarize};

@@ -118,7 +118,7 @@ fn read_segment(
 
 /// A reader that has read the end of the segment before `segment`; nothing where neither its summary nor the segment
 /// itself says what goes on behind it.
-fn before(
+pub(in crate::steps) fn before(
     segment: SegmentName,
     first_page: Timeline,
     size: SegmentSize,
