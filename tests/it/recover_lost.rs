@@ -109,6 +109,50 @@ fn f68_a_running_agent_takes_the_word_of_the_repository_that_it_is_told_to_belie
     drop(agent);
 }
 
+#[test]
+fn f57_damage_behind_the_target_does_not_keep_a_recovery_from_it() {
+    let desk = archive::desk();
+    ledger(&desk);
+    backup(&desk);
+    let wanted = commit(&desk, 1);
+    commit(&desk, 2);
+    switch(&desk);
+    let behind = desk.site.ask("SELECT pg_walfile_name(pg_current_wal_insert_lsn())");
+    commit(&desk, 3);
+    switch(&desk);
+    let objects: Vec<_> = crate::recover::walk(&desk.site.root().join("local/wal"))
+        .into_iter()
+        .filter(|path| path.to_string_lossy().contains(&behind) && path.to_string_lossy().ends_with(".gpg"))
+        .collect();
+    assert_eq!(objects.len(), 1, "{behind}: {objects:?}");
+    let mut bytes = std::fs::read(&objects[0]).unwrap();
+    let middle = bytes.len() / 2;
+    bytes[middle] ^= 1;
+    std::fs::write(&objects[0], bytes).unwrap();
+    assert_eq!(fetch(&desk, &[&behind]), CANNOT_KNOW, "it is damaged");
+    let copy = Copy::restore(&desk, "c", &["--target-time", &wanted.at]);
+    assert_eq!((copy.rows(), copy.started["state"].as_str()), (vec![1], Some("paused")));
+}
+
+#[test]
+fn what_a_server_left_in_the_original_is_taken_out_of_the_copy() {
+    let desk = archive::desk();
+    ledger(&desk);
+    backup(&desk);
+    switch(&desk);
+    let to = place(&desk, "c");
+    let text = to.display().to_string();
+    desk.json(0, &["restore", "--to", &text, "--latest"]);
+    // As base backups of older versions have them.
+    let stale = [".s.PGSQL.5432", ".s.PGSQL.5432.lock", "postmaster.opts", "postmaster.pid"];
+    stale.iter().for_each(|name| std::fs::write(to.join(name), "4194304\n").unwrap());
+    archive::give(&desk);
+    let again = desk.json(0, &["restore", "--to", &text, "--latest", "--delta"]);
+    assert!(again["restored"]["kept"].as_u64().unwrap() > 500, "{again}");
+    let left: Vec<_> = stale.iter().filter(|name| to.join(name).exists()).collect();
+    assert!(left.is_empty(), "{left:?}");
+}
+
 /// The tablespace of a live server, with a table in it.
 fn tablespace(desk: &Desk) -> std::path::PathBuf {
     let location = desk.site.directory("live");

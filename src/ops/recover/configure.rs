@@ -32,6 +32,14 @@ const KEEP_TO_ITSELF: [(&str, &str); 4] = [
     ("max_logical_replication_workers", "0"),
 ];
 
+/// Files of a server that ran on the original; base backups of older versions may hold some of them.
+const STALE: [&str; 5] =
+    ["standby.signal", "postmaster.pid", "postmaster.opts", "backup_label.old", "tablespace_map.old"];
+
+/// The first version that reads the log ahead of what it replays (manual, "recovery_prefetch"). It would ask for segments
+/// behind the target, and one of them that is damaged would end the recovery before it.
+const FIRST_PREFETCHING: u32 = 15;
+
 /// Writes everything but the control file.
 pub(super) fn write(plan: &Plan, options: &Options, place: &Place, doors: &Doors) -> Result<(), Failure> {
     let root = &place.root;
@@ -50,10 +58,21 @@ pub(super) fn write(plan: &Plan, options: &Options, place: &Place, doors: &Doors
     if read(root, "pg_ident.conf")?.is_none() {
         put(root, "pg_ident.conf", "")?;
     }
-    for stale in ["standby.signal", "postmaster.pid", "backup_label.old", "tablespace_map.old"] {
-        files::remove_if_there(&root.join(stale)).map_err(|error| unwritten(stale).because(error))?;
-    }
+    remove_stale(root)?;
     put(root, "recovery.signal", "")
+}
+
+/// Takes away what belongs to a server that ran on the original, and would stop or mislead the copy's.
+fn remove_stale(root: &Path) -> Result<(), Failure> {
+    let failed = |error: durable::FileError| {
+        Failure::new(FailureKind::Failed, format!("look into the copy in {}", root.display())).because(error)
+    };
+    let is_socket = |name: &String| name.starts_with(".s.PGSQL.");
+    let sockets = durable::names_in(root).map_err(failed)?.into_iter().filter(is_socket);
+    for stale in STALE.map(str::to_owned).into_iter().chain(sockets) {
+        files::remove_if_there(&root.join(&stale)).map_err(|error| unwritten(&stale).because(error))?;
+    }
+    Ok(())
 }
 
 /// The lines that recovery needs.
@@ -66,6 +85,9 @@ fn block(plan: &Plan, options: &Options, doors: &Doors) -> String {
     if options.target.setting().is_some() {
         lines.push(("recovery_target_action", options.action.name().to_owned()));
         lines.push(("recovery_target_inclusive", if options.exclusive { "off" } else { "on" }.to_owned()));
+    }
+    if plan.base.major >= FIRST_PREFETCHING {
+        lines.push(("recovery_prefetch", "off".to_owned()));
     }
     if !options.takeover {
         lines.extend(KEEP_TO_ITSELF.map(|(name, value)| (name, value.to_owned())));
