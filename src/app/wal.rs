@@ -117,8 +117,8 @@ impl App {
             repositories.retain(|repository| repository.name == *name);
             unopened.retain(|(other, _)| other == name);
         }
-        let cluster = self.loaded.config.cluster.clone();
-        Ok(WalDoors { repositories, unopened, keys: self.decryption_keys()?, cluster, asked: asked.clone() })
+        let (cluster, former) = (self.loaded.config.cluster.clone(), self.loaded.config.former_systems.clone());
+        Ok(WalDoors { repositories, unopened, keys: self.decryption_keys()?, cluster, former, asked: asked.clone() })
     }
 
     fn require_takes_wal(&self, name: &str) -> Result<(), Failure> {

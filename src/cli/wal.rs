@@ -139,7 +139,7 @@ fn timelines(found: &Survey) -> Vec<Value> {
     };
     let each = |timeline: &TimelineSurvey| {
         let held: Vec<_> = timeline.held.iter().map(held).collect();
-        json!({ "timeline": timeline.timeline, "held": held, "missing": timeline.missing })
+        json!({ "timeline": timeline.timeline, "eras": timeline.eras, "held": held, "missing": timeline.missing })
     };
     found.timelines.iter().map(each).collect()
 }

@@ -84,6 +84,18 @@ pub struct Need {
     pub place: Place,
     /// The segment in which recovery from it begins.
     pub first: SegmentName,
+    /// The first segment of its timeline that a successor by pg_upgrade wrote: no recovery from it comes there, nor to a
+    /// timeline that branches off behind it.
+    pub until: Option<Until>,
+}
+
+/// Where the log of a system ends and another one's begins.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Until {
+    /// The first segment of the other's.
+    pub segment: SegmentName,
+    /// Where it begins.
+    pub position: Lsn,
 }
 
 /// Why a WAL file stays or goes.
@@ -178,22 +190,27 @@ impl WalRule {
 
     /// What becomes of the segments of `range`, in pieces that stay or go for one reason, ascending.
     pub fn judge_range(&self, range: SegmentRange, size: SegmentSize) -> Vec<(SegmentRange, WalDecision)> {
-        let whole = |decision| vec![(range, decision)];
-        let Some(oldest) = self.oldest_need(range.first.timeline()) else {
-            return whole(self.judge_segment(range.first));
-        };
-        let (first, last) = (self.judge_segment(range.first), self.judge_segment(range.last));
-        let number = |segment: SegmentName| segment.number(size);
-        match (number(range.first), number(oldest.first)) {
-            (Some(begins), Some(cut)) if !first.keep && last.keep && begins < cut => {
-                let piece = |number| SegmentName::of_number(range.first.timeline(), number, size);
-                let going = SegmentRange { first: range.first, last: piece(cut - 1) };
-                vec![(going, first), (SegmentRange { first: piece(cut), last: range.last }, last)]
-            }
+        let ends = self.needs.iter().flat_map(|need| [Some(need.first), need.until.map(|until| until.segment)]);
+        let bounds: Option<BTreeSet<u64>> = ends.flatten().map(|bound| bound.number(size)).collect();
+        let (Some(bounds), Some(begins), Some(last)) = (bounds, range.first.number(size), range.last.number(size))
+        else {
             // Names that such segments cannot have: another cluster's, before an upgrade.
-            _ if first.keep != last.keep => whole(last),
-            _ => whole(first),
+            let (first, last) = (self.judge_segment(range.first), self.judge_segment(range.last));
+            return vec![(range, if first.keep == last.keep { first } else { last })];
+        };
+        let name = |number| SegmentName::of_number(range.first.timeline(), number, size);
+        let mut pieces: Vec<(SegmentRange, WalDecision)> = Vec::new();
+        let within = bounds.into_iter().filter(|bound| (begins + 1..=last).contains(bound));
+        for begin in std::iter::once(begins).chain(within) {
+            let (first, decision) = (name(begin), self.judge_segment(name(begin)));
+            match pieces.last_mut() {
+                Some((_, before)) if *before == decision => continue,
+                Some((before, _)) => before.last = name(begin - 1),
+                None => {}
+            }
+            pieces.push((SegmentRange { first, last: range.last }, decision));
         }
+        pieces
     }
 
     fn judge_segment(&self, segment: SegmentName) -> WalDecision {
@@ -201,7 +218,7 @@ impl WalRule {
         if let Some(reason) = self.held(timeline) {
             return WalDecision::keep(reason);
         }
-        match self.oldest_need(timeline) {
+        match self.oldest_need(segment) {
             Some(need) if segment.is_at_or_after(need.first) => WalDecision::keep(WalReason::NeededBy(need.id)),
             Some(need) => WalDecision::expire(WalReason::Before(need.id)),
             None => self.judge_out_of_reach(timeline),
@@ -218,10 +235,27 @@ impl WalRule {
         }
     }
 
-    /// Of the base backups that can reach `timeline`, the one that needs most of it.
-    fn oldest_need(&self, timeline: Timeline) -> Option<&Need> {
-        let reaching = self.needs.iter().filter(|need| self.timelines.reaches(need.place, timeline));
-        reaching.reduce(|oldest, need| if need.first.is_at_or_after(oldest.first) { oldest } else { need })
+    /// Of the base backups that can reach the timeline of `segment`, the one that needs most of it; where an upgrade began
+    /// it anew, of those behind the upgrade, once there are any.
+    fn oldest_need(&self, segment: SegmentName) -> Option<&Need> {
+        let timeline = segment.timeline();
+        let oldest = |is_split: bool| {
+            let reaching = self.needs.iter().filter(|need| self.timelines.reaches(need.place, timeline));
+            let reaching = reaching.filter(|need| !is_split || !self.is_behind(segment, need.until));
+            reaching.reduce(|oldest, need| if need.first.is_at_or_after(oldest.first) { oldest } else { need })
+        };
+        oldest(true).or_else(|| oldest(false))
+    }
+
+    /// Whether the way to `segment` leads over `until`.
+    fn is_behind(&self, segment: SegmentName, until: Option<Until>) -> bool {
+        let Some(Until { segment: first, position }) = until else { return false };
+        if segment.timeline() == first.timeline() {
+            return segment.is_at_or_after(first);
+        }
+        let history = self.timelines.tree.history(segment.timeline());
+        let left = history.ancestors().iter().find(|switch| switch.timeline == first.timeline());
+        left.is_some_and(|switch| switch.left_at >= position)
     }
 
     /// A branch that was left before the oldest base backup, unless it may be the one that is being written.

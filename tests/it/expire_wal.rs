@@ -8,7 +8,7 @@ use crate::recover::{Acknowledged, Copy, commit, ledger, walk};
 use crate::stage::archive::{self, rewrite_plan, switch};
 
 /// A desk whose base backups are kept as `keep` says, and nothing is too young to go.
-fn desk(keep: &str) -> Desk {
+pub fn desk(keep: &str) -> Desk {
     let desk = archive::desk();
     rewrite_plan(&desk, |plan| format!("{plan}keep = {keep}\n"));
     desk.configure("[agent]\nexpire_grace = '1 ms'\n");
@@ -17,7 +17,7 @@ fn desk(keep: &str) -> Desk {
 }
 
 /// A base backup, then a row, so often; each row is archived.
-fn generations(desk: &Desk, count: u32) -> Vec<Acknowledged> {
+pub fn generations(desk: &Desk, count: u32) -> Vec<Acknowledged> {
     let generation = |id| {
         backup(desk);
         let row = commit(desk, id);
@@ -27,7 +27,7 @@ fn generations(desk: &Desk, count: u32) -> Vec<Acknowledged> {
     (1..=count).map(generation).collect()
 }
 
-fn bases(desk: &Desk) -> Vec<String> {
+pub fn bases(desk: &Desk) -> Vec<String> {
     bases_in(desk, "local")
 }
 
@@ -46,7 +46,7 @@ pub fn bases_in(desk: &Desk, repository: &str) -> Vec<String> {
 }
 
 /// Segments stored in the repository `name`, in order.
-fn segments(desk: &Desk, name: &str) -> Vec<String> {
+pub fn segments(desk: &Desk, name: &str) -> Vec<String> {
     let files = walk(&desk.site.root().join(name).join("wal"));
     let names = files.iter().map(|path| path.file_name().unwrap().to_string_lossy().into_owned());
     let mut records: Vec<String> = names.filter_map(|name| Some(name.strip_suffix(".json")?.to_owned())).collect();
@@ -62,7 +62,7 @@ fn wal_plan(desk: &Desk, repository: &str) -> Vec<Value> {
 }
 
 /// Restores from the backup `id` to the moment of `row`, and looks.
-fn require_restorable(desk: &Desk, id: &str, row: &Acknowledged) {
+pub fn require_restorable(desk: &Desk, id: &str, row: &Acknowledged) {
     let copy = Copy::restore(desk, "c", &["--backup", id, "--target-time", &row.at]);
     assert_eq!(copy.rows(), (1..=row.id).collect::<Vec<_>>(), "from {id}");
 }

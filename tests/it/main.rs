@@ -96,6 +96,7 @@ mod storage_faults;
 mod storage_real_servers;
 mod storage_servers;
 mod storage_tls;
+mod upgrade;
 mod wal_agent;
 mod wal_archiver;
 mod wal_blocks;

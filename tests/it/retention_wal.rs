@@ -16,7 +16,7 @@ use dbagent::model::retention::{Candidate, Policy, Reason, decide};
 use dbagent::model::span::Span;
 use dbagent::model::timeline::{TimelineHistory, TimelineSwitch, TimelineTree};
 use dbagent::model::wal::{SegmentName, SegmentRange, SegmentSize, WalFile};
-use dbagent::model::wal_retention::{Need, Place, Timelines, WalReason, WalRule};
+use dbagent::model::wal_retention::{Need, Place, Timelines, Until, WalReason, WalRule};
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 
@@ -182,6 +182,7 @@ impl World {
             id: base.candidate.id,
             place: base.place(),
             first: SegmentName::of_number(base.timeline, base.first, size()),
+            until: None,
         };
         let rule = WalRule {
             needs: bases.iter().map(need).collect(),
@@ -475,12 +476,43 @@ fn wal_goes_from_below_and_a_branch_that_nothing_reaches_goes_whole() {
 }
 
 #[test]
+fn after_an_upgrade_the_old_clusters_base_backup_holds_its_own_log_only() {
+    let world = taken_back();
+    let id = |nth: usize| world.bases[nth].candidate.id;
+    let segment = |number| SegmentName::of_number(Timeline(1), number, size());
+    let need = |nth: usize, first: u64, until: Option<u64>| Need {
+        id: id(nth),
+        place: Place { timeline: Timeline(1), stop: stop_of(first) },
+        first: segment(first),
+        until: until.map(|until| Until { segment: segment(until), position: segment(until).start(size()).unwrap() }),
+    };
+    let judge = |needs: Vec<Need>| {
+        let timelines = world.timelines();
+        let rule = WalRule { needs, timelines, grace_begins: hour(24 * 60), base_refused: false };
+        let pieces = rule.judge_range(SegmentRange { first: segment(1), last: segment(20) }, size());
+        let number = |segment: SegmentName| segment.number(size()).unwrap();
+        let pieces = pieces.into_iter().map(|(range, decision)| (number(range.first), number(range.last), decision));
+        pieces.map(|(first, last, decision)| (first, last, decision.keep, decision.reason)).collect::<Vec<_>>()
+    };
+    let begun = [(1, 1, false, WalReason::Before(id(0))), (2, 20, true, WalReason::NeededBy(id(0)))];
+    assert_eq!(judge(vec![need(0, 2, Some(8))]), begun, "nothing of the new one's goes before its first base backup");
+    let expected = [
+        (1, 1, false, WalReason::Before(id(0))),
+        (2, 7, true, WalReason::NeededBy(id(0))),
+        (8, 13, false, WalReason::Before(id(2))),
+        (14, 20, true, WalReason::NeededBy(id(2))),
+    ];
+    assert_eq!(judge(vec![need(0, 2, Some(8)), need(2, 14, None)]), expected);
+}
+
+#[test]
 fn what_nobody_can_judge_stays() {
     let world = taken_back();
     let need = |base: &Base| Need {
         id: base.candidate.id,
         place: base.place(),
         first: SegmentName::of_number(base.timeline, base.first, size()),
+        until: None,
     };
     let rule = WalRule {
         needs: vec![need(&world.bases[2])],

@@ -5,6 +5,7 @@
 //! the bytes and what they are. Moving the bytes themselves is `steps::wal`.
 
 mod coverage;
+mod eras;
 mod leftovers;
 mod record;
 

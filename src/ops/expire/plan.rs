@@ -9,8 +9,10 @@ use crate::catalog::{Artifact, Inventory, names};
 use crate::model::base::BaseRecord;
 use crate::model::id::ArtifactId;
 use crate::model::lsn::Timeline;
+use crate::model::manifest::Manifest;
 use crate::model::retention::{self, Candidate, Policy, Reason};
-use crate::model::wal_retention::{Need, Place, WalRule};
+use crate::model::wal::SegmentName;
+use crate::model::wal_retention::{Need, Place, Until, WalRule};
 use crate::steps::wal::Archive;
 
 /// What is to become of one artifact in one repository.
@@ -54,9 +56,14 @@ pub(super) fn decide(
 /// What decides over the WAL, once it is decided which base backups stay.
 pub(super) fn wal_rule(contents: &Contents, fates: &[Fate], grace: Duration, now: DateTime<Utc>) -> WalRule {
     let kept = fates.iter().filter(|fate| fate.keep).map(|fate| &fate.artifact.manifest);
-    let need = |id: ArtifactId, base: &BaseRecord| Some(Need { id, place: place(base), first: base.segments()?.first });
-    let bases: Vec<_> = kept.filter_map(|manifest| Some((manifest.id, manifest.base.as_ref()?))).collect();
-    let needs: Vec<Need> = bases.iter().filter_map(|(id, base)| need(*id, base)).collect();
+    let need = |manifest: &Manifest, base: &BaseRecord| {
+        let segment = contents.archive.end_of(manifest.source.system_identifier, base.timeline);
+        let position = |segment: SegmentName| Some(Until { segment, position: segment.start(base.segment_size()?)? });
+        let until = segment.and_then(position);
+        Some(Need { id: manifest.id, place: place(base), first: base.segments()?.first, until })
+    };
+    let bases: Vec<_> = kept.filter_map(|manifest| Some((manifest, manifest.base.as_ref()?))).collect();
+    let needs: Vec<Need> = bases.iter().filter_map(|(manifest, base)| need(manifest, base)).collect();
     WalRule {
         // One whose need cannot be told may need anything.
         base_refused: contents.inventory.refused.iter().any(names::is_of_base) || needs.len() < bases.len(),

@@ -153,7 +153,8 @@ impl Search<'_> {
             let timelines = self.archive.reachable(base);
             let asked = self.options.timeline;
             for timeline in timelines.iter().copied().filter(|each| asked.is_none_or(|asked| asked == *each)) {
-                let Some(reach) = self.archive.reach(self.repository, base, timeline, self.now).await? else {
+                let Some(reach) = self.archive.reach(self.repository, &artifact.manifest, timeline, self.now).await?
+                else {
                     continue;
                 };
                 if self.serves(&reach, base) {

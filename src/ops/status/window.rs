@@ -59,11 +59,11 @@ async fn windows(
     let mut windows = Vec::new();
     for timeline in timelines {
         let mut reaches = Vec::new();
-        for base in bases.iter().filter_map(|artifact| artifact.manifest.base.as_ref()) {
-            if !archive.reachable(base).contains(&timeline) {
+        for manifest in bases.iter().map(|artifact| &artifact.manifest) {
+            if !manifest.base.as_ref().is_some_and(|base| archive.reachable(base).contains(&timeline)) {
                 continue;
             }
-            if let Some(reach) = archive.reach(repository, base, timeline, now).await? {
+            if let Some(reach) = archive.reach(repository, manifest, timeline, now).await? {
                 reaches.push(WindowSpan { from: reach.from, until: reach.until, backups: 1, gap: reach.gap });
             }
         }

@@ -5,12 +5,16 @@
 //! The newest segment's record says when it was stored, and everything committed by then and archived is in it: that
 //! instant ends the window.
 
+use std::collections::BTreeMap;
+
 use chrono::{DateTime, Utc};
 
 use crate::catalog::wal::Coverage;
 use crate::catalog::{CatalogError, CatalogErrorKind, Repository};
 use crate::model::base::BaseRecord;
-use crate::model::lsn::{Lsn, Timeline};
+use crate::model::eras::Eras;
+use crate::model::lsn::{Lsn, SystemId, Timeline};
+use crate::model::manifest::Manifest;
 use crate::model::wal::{SegmentName, WalFile};
 use crate::model::wal_retention::{Place, Timelines};
 
@@ -21,6 +25,8 @@ pub struct Archive {
     pub timelines: Timelines,
     /// What is stored of each, ascending.
     pub coverages: Vec<Coverage>,
+    /// Whose it is, timeline by timeline.
+    pub eras: BTreeMap<Timeline, Eras>,
 }
 
 /// How far one base backup reaches along one timeline.
@@ -45,14 +51,26 @@ pub struct Reach {
 impl Archive {
     /// Reads what `repository` holds.
     pub async fn read(repository: &Repository, now: DateTime<Utc>) -> Result<Self, CatalogError> {
-        let mut coverages = Vec::new();
+        let (mut coverages, mut eras) = (Vec::new(), BTreeMap::new());
         for timeline in repository.wal_timelines().await? {
             if let Some(size) = repository.wal_segment_size(timeline, now).await? {
-                coverages.push(repository.wal_coverage(timeline, size).await?);
+                let coverage = repository.wal_coverage(timeline, size).await?;
+                eras.insert(timeline, repository.wal_eras(&coverage, now).await?);
+                coverages.push(coverage);
             }
         }
         let stored = coverages.iter().filter_map(|coverage| Some((coverage.timeline, coverage.newest?))).collect();
-        Ok(Self { timelines: Timelines { tree: repository.wal_tree(now).await?, stored }, coverages })
+        Ok(Self { timelines: Timelines { tree: repository.wal_tree(now).await?, stored }, coverages, eras })
+    }
+
+    /// Whether `segment` can be of `system`: no recovery goes on in the log of a successor by pg_upgrade.
+    fn can_be_of(&self, segment: SegmentName, system: Option<SystemId>) -> bool {
+        self.eras.get(&segment.timeline()).is_none_or(|eras| eras.can_be_of(segment, system))
+    }
+
+    /// Where, on `timeline`, the log of `system` ends and that of its successor by pg_upgrade begins.
+    pub fn end_of(&self, system: Option<SystemId>, timeline: Timeline) -> Option<SegmentName> {
+        self.eras.get(&timeline)?.end_of(system)
     }
 
     /// Whether the whole of `segment` is stored.
@@ -72,23 +90,32 @@ impl Archive {
         found
     }
 
-    /// How far `base` reaches along `timeline` over what `repository` holds; nothing where not even its own log is there.
+    /// How far the base backup of `manifest` reaches along `timeline` over what `repository` holds; nothing where not even
+    /// its own log is there.
     pub async fn reach(
         &self,
         repository: &Repository,
-        base: &BaseRecord,
+        manifest: &Manifest,
         timeline: Timeline,
         now: DateTime<Utc>,
     ) -> Result<Option<Reach>, CatalogError> {
+        let Some(base) = &manifest.base else { return Ok(None) };
         let Some((log, size)) = base.segments().zip(base.segment_size()) else { return Ok(None) };
+        let system = manifest.source.system_identifier;
         let history = self.timelines.tree.history(timeline);
         let first = size.number_at(base.start);
         let needed = log.last.number(size).unwrap_or(first);
         let mut next = first;
-        while self.holds(history.segment(next, size)) {
+        let own = |segment: SegmentName| self.can_be_of(segment, system);
+        while self.holds(history.segment(next, size)) && own(history.segment(next, size)) {
             next += 1;
         }
         if next <= needed {
+            return Ok(None);
+        }
+        // Where a successor's log follows, the timelines that branch off later are the successor's.
+        let ends_on = history.segment(next - 1, size).timeline();
+        if ends_on != timeline && self.end_of(system, ends_on).is_some() {
             return Ok(None);
         }
         let (last, recorded) = loop {
@@ -108,8 +135,11 @@ impl Archive {
             }
         };
         let later = |coverage: &Coverage| {
-            let number = coverage.last().and_then(|segment| segment.number(size));
-            number.is_some_and(|number| number >= next && history.segment(number, size).timeline() == coverage.timeline)
+            let is_later = |segment: SegmentName| {
+                let number = segment.number(size);
+                number.is_some_and(|number| number >= next && history.segment(number, size) == segment) && own(segment)
+            };
+            coverage.ranges.iter().any(|range| is_later(range.last) || is_later(range.first))
         };
         let gap = self.coverages.iter().any(later).then(|| history.segment(next, size));
         Ok(Some(Reach {

@@ -30,6 +30,8 @@ pub struct WalDoors {
     pub keys: Option<DecryptionKeys>,
     /// The cluster whose WAL it must be.
     pub cluster: String,
+    /// The systems that the cluster was before it was upgraded.
+    pub former: Vec<SystemId>,
     /// Whose word counts.
     pub asked: Asked,
 }
@@ -87,7 +89,11 @@ async fn fetch<S: Write + Send + 'static>(
     let (mut silent, mut bad): (Vec<Failure>, Vec<Failure>) = (Vec::new(), Vec::new());
     let mut is_believed = false;
     for repository in &doors.repositories {
-        let tried = match repository.wal_record(file, now).await {
+        let record = match repository.wal_record(file, now).await {
+            Ok(Some(record)) if doors.is_of_another_era(&record, system) => Ok(None),
+            record => record,
+        };
+        let tried = match record {
             Ok(None) => doors.require_ours(repository).await.map(|()| None).map_err(|failure| (failure, &mut silent)),
             Ok(Some(record)) => {
                 doors.take(&record, system, repository, &sink).await.map_err(|failure| (failure, &mut bad))
@@ -117,6 +123,14 @@ fn is_silence(error: &CatalogError) -> bool {
 }
 
 impl WalDoors {
+    /// Whether the file of `record` was written by the cluster under another system identifier, before or after an upgrade:
+    /// for `system` it does not exist, and nothing else of its name can.
+    fn is_of_another_era(&self, record: &WalRecord, system: Option<SystemId>) -> bool {
+        let theirs = record.system_identifier;
+        let is_former = |system: &SystemId| self.former.contains(system);
+        system.is_some_and(|system| system != theirs && (is_former(&system) || is_former(&theirs)))
+    }
+
     /// Whether the word of `repository` is enough.
     fn believes(&self, repository: &Repository) -> bool {
         matches!(&self.asked, Asked::Believing(name) if *name == repository.name)

@@ -2,9 +2,11 @@
 //!
 //! From listings, manifests and a look into pg_wal; no record of a segment is opened. A gap is judged for each repository:
 //! what another one has, or pg_wal still has, is late; what nobody has is lost. A repository needs the log from its own
-//! oldest base backup on; without one, from whatever it begins with.
+//! oldest base backup on; without one, from whatever it begins with. Where an upgrade began a timeline anew, each system's
+//! stretch is judged by itself: between them nothing ever was.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Range;
 use std::path::Path;
 
 use chrono::{DateTime, TimeDelta, Utc};
@@ -14,8 +16,9 @@ use serde::Serialize;
 use crate::catalog::wal::{Coverage, Stored};
 use crate::catalog::{CatalogError, Inventory, Repository, Unsigned};
 use crate::model::base::BaseRecord;
+use crate::model::eras::Eras;
 use crate::model::failure::{Failure, FailureKind, with_causes};
-use crate::model::lsn::Timeline;
+use crate::model::lsn::{SystemId, Timeline};
 use crate::model::outcome::{Finding, Severity};
 use crate::model::timeline::TimelineTree;
 use crate::model::wal::{SegmentName, SegmentRange, SegmentRanges, SegmentSize};
@@ -55,6 +58,8 @@ pub struct TimelineSurvey {
     pub timeline: Timeline,
     /// What each repository that could be read holds of it.
     pub held: Vec<(String, Coverage)>,
+    /// Whose it is.
+    pub eras: Eras,
     /// What should be there and is not, ascending for each repository.
     pub missing: Vec<Missing>,
 }
@@ -110,38 +115,47 @@ pub async fn survey(repositories: &[Repository], local: Option<&Local>, now: Dat
     let mut survey = Survey { size: None, timelines: Vec::new(), tree: TimelineTree::default(), unread: Vec::new() };
     let read = join_all(repositories.iter().map(|repository| read(repository, local, now))).await;
     let mut held: Vec<(String, Coverage)> = Vec::new();
-    let mut bases: Vec<(String, BaseRecord)> = Vec::new();
+    let mut bases: Vec<(String, Based)> = Vec::new();
+    let mut eras: BTreeMap<Timeline, Eras> = BTreeMap::new();
     for (repository, read) in repositories.iter().zip(read) {
         match read {
-            Ok((coverages, tree, records)) => {
-                held.extend(coverages.into_iter().map(|coverage| (repository.name.clone(), coverage)));
-                bases.extend(records.into_iter().map(|base| (repository.name.clone(), base)));
+            Ok((coverages, tree, based)) => {
+                for (coverage, found) in coverages {
+                    eras.entry(coverage.timeline).or_default().merge(&found);
+                    held.push((repository.name.clone(), coverage));
+                }
+                bases.extend(based.into_iter().map(|base| (repository.name.clone(), base)));
                 survey.merge(&repository.name, tree);
             }
             Err(error) => survey.unread.push((repository.name.clone(), with_causes(&error))),
         }
     }
-    let of_bases = || bases.iter().find_map(|(_, base)| base.segment_size());
+    let of_bases = || bases.iter().find_map(|(_, (_, base))| base.segment_size());
     survey.size = local.map(|local| local.size).or_else(|| held.first().map(|(_, each)| each.size)).or_else(of_bases);
     let names: Vec<&str> = repositories.iter().map(|repository| repository.name.as_str()).collect();
     let readable = |name: &&&str| !survey.unread.iter().any(|(unread, _)| unread == **name);
     let names: Vec<&str> = names.iter().filter(readable).copied().collect();
     let timelines = held.iter().map(|(_, coverage)| coverage.timeline);
-    let timelines: BTreeSet<Timeline> = timelines.chain(bases.iter().map(|(_, base)| base.timeline)).collect();
+    let timelines: BTreeSet<Timeline> = timelines.chain(bases.iter().map(|(_, (_, base))| base.timeline)).collect();
     for timeline in timelines {
-        let judge = Judge { held: &held, bases: &bases, names: &names, local, tree: &survey.tree, timeline, now };
+        let eras = eras.remove(&timeline).unwrap_or_default();
+        let (tree, names) = (&survey.tree, names.as_slice());
+        let judge = Judge { held: &held, bases: &bases, names, local, tree, timeline, eras: &eras, now };
         let missing = survey.size.map_or_else(Vec::new, |size| judge.missing(size));
         let held = held.iter().filter(|(_, coverage)| coverage.timeline == timeline).cloned().collect();
-        survey.timelines.push(TimelineSurvey { timeline, held, missing });
+        survey.timelines.push(TimelineSurvey { timeline, held, eras, missing });
     }
     survey
 }
+
+/// A base backup, and the system that it is of.
+type Based = (Option<SystemId>, BaseRecord);
 
 async fn read(
     repository: &Repository,
     local: Option<&Local>,
     now: DateTime<Utc>,
-) -> Result<(Vec<Coverage>, TimelineTree, Vec<BaseRecord>), CatalogError> {
+) -> Result<(Vec<(Coverage, Eras)>, TimelineTree, Vec<Based>), CatalogError> {
     let mut coverages = Vec::new();
     for timeline in repository.wal_timelines().await? {
         let size = match local {
@@ -149,11 +163,14 @@ async fn read(
             None => repository.wal_segment_size(timeline, now).await?,
         };
         if let Some(size) = size {
-            coverages.push(repository.wal_coverage(timeline, size).await?);
+            let coverage = repository.wal_coverage(timeline, size).await?;
+            let eras = repository.wal_eras(&coverage, now).await?;
+            coverages.push((coverage, eras));
         }
     }
     let inventory = Inventory::read(repository, Unsigned::Refuse, now).await?;
-    let bases = inventory.artifacts.into_iter().filter_map(|artifact| artifact.manifest.base).collect();
+    let manifests = inventory.artifacts.into_iter().map(|artifact| artifact.manifest);
+    let bases = manifests.filter_map(|manifest| Some((manifest.source.system_identifier, manifest.base?))).collect();
     Ok((coverages, repository.wal_tree(now).await?, bases))
 }
 
@@ -170,25 +187,67 @@ impl Survey {
 /// What one timeline should have, and why it has not.
 struct Judge<'a> {
     held: &'a [(String, Coverage)],
-    bases: &'a [(String, BaseRecord)],
+    bases: &'a [(String, Based)],
     names: &'a [&'a str],
     local: Option<&'a Local>,
     tree: &'a TimelineTree,
     timeline: Timeline,
+    eras: &'a Eras,
     now: DateTime<Utc>,
+}
+
+/// One system's numbers of a timeline.
+struct Stretch {
+    /// Nothing where there is only one.
+    system: Option<SystemId>,
+    numbers: Range<u64>,
+}
+
+impl Stretch {
+    fn is_of(&self, system: Option<SystemId>) -> bool {
+        self.system.zip(system).is_none_or(|(own, system)| own == system)
+    }
+
+    /// The numbers of the first and the last segment of it that `coverage` holds.
+    fn held_of(&self, coverage: &Coverage) -> Option<(u64, u64)> {
+        let (first, last) = (self.numbers.start, self.numbers.end - 1);
+        let numbers =
+            |range: &SegmentRange| Some((range.first.number(coverage.size)?, range.last.number(coverage.size)?));
+        let mut within = coverage.ranges.iter().filter_map(numbers);
+        let mut within = within.by_ref().filter(|(begins, ends)| *ends >= first && *begins <= last);
+        let (begins, ends) = within.next()?;
+        let ends = within.last().map_or(ends, |(_, ends)| ends);
+        Some((begins.max(first), ends.min(last)))
+    }
 }
 
 impl Judge<'_> {
     fn missing(&self, size: SegmentSize) -> Vec<Missing> {
         let mut missing = Vec::new();
         for name in self.names {
-            let Some((first, last)) = self.expected(name, size) else { continue };
-            let own = self.of_timeline().find(|(other, _)| other == name).map(|(_, coverage)| coverage);
-            let lacks = lacking(own, first, last, self.timeline, size);
-            let states = lacks.into_iter().map(|segment| (segment, self.state(own, name, segment)));
-            missing.extend(in_ranges(name, states, size));
+            for stretch in self.stretches(size) {
+                let Some((first, last)) = self.expected(name, &stretch, size) else { continue };
+                let own = self.of_timeline().find(|(other, _)| other == name).map(|(_, coverage)| coverage);
+                let lacks = lacking(own, first, last, self.timeline, size);
+                let states = lacks.into_iter().map(|segment| (segment, self.state(own, name, segment)));
+                missing.extend(in_ranges(name, states, size));
+            }
         }
         missing
+    }
+
+    fn stretches(&self, size: SegmentSize) -> Vec<Stretch> {
+        let eras: Vec<(SystemId, u64)> =
+            self.eras.iter().filter_map(|era| Some((era.system, era.first.number(size)?))).collect();
+        if eras.len() < 2 {
+            return vec![Stretch { system: None, numbers: 0..u64::MAX }];
+        }
+        let ends = eras.iter().skip(1).map(|(_, first)| *first).chain([u64::MAX]);
+        let stretch = |(at, ((system, first), end)): (usize, (&(SystemId, u64), u64))| Stretch {
+            system: Some(*system),
+            numbers: if at == 0 { 0 } else { *first }..end,
+        };
+        eras.iter().zip(ends).enumerate().map(stretch).collect()
     }
 
     fn of_timeline(&self) -> impl Iterator<Item = &(String, Coverage)> {
@@ -198,25 +257,26 @@ impl Judge<'_> {
     /// The numbers of the first and the last segment that the repository `name` should have. It may begin later than
     /// others, because retention is its own, but not behind its oldest base backup; one that went on to later timelines
     /// needs nothing of this one unless a base backup of its own does.
-    fn expected(&self, name: &str, size: SegmentSize) -> Option<(u64, u64)> {
-        let firsts = |coverage: &Coverage| coverage.ranges.first().and_then(|range| range.first.number(size));
+    fn expected(&self, name: &str, stretch: &Stretch, size: SegmentSize) -> Option<(u64, u64)> {
+        let firsts = |coverage: &Coverage| stretch.held_of(coverage).map(|(first, _)| first);
         let own = self.of_timeline().find(|(other, _)| other == name).and_then(|(_, coverage)| firsts(coverage));
         let later = |(other, coverage): &(String, Coverage)| {
             other == name && coverage.timeline > self.timeline && !coverage.ranges.is_empty()
         };
-        let bases = self.bases.iter().filter(|(other, _)| other == name).map(|(_, base)| base);
-        let needed: Vec<(u64, u64)> = bases.filter_map(|base| self.needed(base, size)).collect();
+        let bases = self.bases.iter().filter(|(other, (system, _))| other == name && stretch.is_of(*system));
+        let needed: Vec<(u64, u64)> = bases.filter_map(|(_, (_, base))| self.needed(base, size)).collect();
         let first = match own.into_iter().chain(needed.iter().map(|(first, _)| *first)).min() {
             Some(first) => first,
             None if self.held.iter().any(later) => return None,
             None => self.of_timeline().filter_map(|(_, coverage)| firsts(coverage)).min()?,
         };
-        let stored = self.of_timeline().filter_map(|(_, coverage)| coverage.last()?.number(size));
+        let stored = self.of_timeline().filter_map(|(_, coverage)| Some(stretch.held_of(coverage)?.1));
         // A child's first segment repeats the last of its parent, so that the parent is needed up to the one before.
         let branches = self.tree.children(self.timeline).map(|(_, left_at)| size.number_at(left_at));
         let branches = branches.filter_map(|number| number.checked_sub(1));
         let here = self.local.and_then(|local| local.last_of(self.timeline)?.number(size));
-        let last = stored.chain(branches).chain(here).chain(needed.iter().map(|(_, last)| *last)).max()?;
+        let others = branches.chain(here).filter(|number| stretch.numbers.contains(number));
+        let last = stored.chain(others).chain(needed.iter().map(|(_, last)| *last)).max()?;
         (first <= last).then_some((first, last))
     }
 

@@ -81,6 +81,7 @@ impl WalSite {
             unopened: Vec::new(),
             keys: Some(DecryptionKeys::read(&self.pair.secret, None).unwrap()),
             cluster: CLUSTER.to_owned(),
+            former: Vec::new(),
             asked: Asked::All,
         }
     }
