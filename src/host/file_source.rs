@@ -5,6 +5,7 @@ use std::io::{self, Read};
 use std::os::unix::fs::{FileExt as _, MetadataExt as _};
 use std::path::Path;
 
+use chrono::{DateTime, Utc};
 use rustix::fs::{Mode, OFlags};
 
 use super::complete::{Complete, Source, SourceError};
@@ -19,6 +20,12 @@ pub struct FileIdentity {
 }
 
 impl FileIdentity {
+    /// When it was last written to, as the file system says.
+    pub fn modified(&self) -> Option<DateTime<Utc>> {
+        let (seconds, nanoseconds) = self.modified;
+        DateTime::from_timestamp(seconds, u32::try_from(nanoseconds).ok()?)
+    }
+
     /// That of the file `path` now.
     pub fn of(path: &Path) -> io::Result<Self> {
         Ok(Self::from(&path.symlink_metadata()?))

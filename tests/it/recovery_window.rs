@@ -71,3 +71,37 @@ fn f57_a_gap_shortens_the_window_until_a_new_base_backup_leads_on() {
     let from = spans[1]["from"].as_str().unwrap();
     assert!(told["headline"].as_str().unwrap().contains(&format!("any moment from {from}")), "{told}");
 }
+
+#[test]
+fn f44_a_segment_that_was_stored_late_does_not_promise_what_was_committed_meanwhile() {
+    let desk = archive::desk();
+    ledger(&desk);
+    backup(&desk);
+    switch(&desk);
+    let command = desk.site.server.sql("SHOW archive_command").unwrap();
+    let archive_with = |command: &str| {
+        desk.site.server.sql(&format!("ALTER SYSTEM SET archive_command = $cmd${command}$cmd$")).unwrap();
+        desk.site.server.sql("SELECT pg_reload_conf()").unwrap();
+    };
+    archive_with("false");
+    let end_segment = || desk.site.ask("SELECT pg_walfile_name(pg_switch_wal())");
+    let early = commit(&desk, 1);
+    let first = end_segment();
+    let late = commit(&desk, 2);
+    end_segment();
+    // The first segment comes long after the second commit, the second one does not come at all.
+    let path = desk.site.server.data_directory().join("pg_wal").join(&first);
+    desk.json(0, &["wal", "push", &path.display().to_string()]);
+    let told = desk.json(3, &["status"]);
+    let until = told["recovery"]["windows"][0]["spans"][0]["until"].as_str().unwrap();
+    assert!(until < late.at.as_str() && until >= early.at.as_str(), "{} {until} {}", early.at, late.at);
+    let to = crate::recover::place(&desk, "c").display().to_string();
+    desk.json(14, &["restore", "--to", &to, "--target-time", &late.at, "--plan"]);
+    let copy = Copy::restore(&desk, "c", &["--target-time", &early.at]);
+    assert_eq!(copy.rows(), [1]);
+    drop(copy);
+    archive_with(&command);
+    switch(&desk);
+    let copy = Copy::restore(&desk, "c", &["--target-time", &late.at]);
+    assert_eq!(copy.rows(), [1, 2], "once it is stored it is promised, and true");
+}

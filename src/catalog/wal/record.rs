@@ -34,6 +34,9 @@ pub struct WalRecord {
     pub stored_digest: Digest,
     /// When it was stored.
     pub recorded: DateTime<Utc>,
+    /// When the server last wrote to it, by that host's clock; earlier versions did not say.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub written: Option<DateTime<Utc>>,
     /// Version of dbagent that stored it.
     pub agent_version: String,
     /// Of a history: what it says, so that the tree of timelines is known without a key.
@@ -47,6 +50,12 @@ pub struct WalRecord {
 impl WalRecord {
     /// The number of the format that this version writes.
     pub const FORMAT: u32 = FORMAT;
+
+    /// Up to when everything that was committed is in this segment or in those before it. When it was stored would be too
+    /// late where archiving lags: what was committed meanwhile is in segments that are not stored yet.
+    pub fn covers_until(&self) -> DateTime<Utc> {
+        self.written.map_or(self.recorded, |written| written.min(self.recorded))
+    }
 
     pub(super) fn text(&self) -> Result<String, CatalogError> {
         serde_json::to_string(self)

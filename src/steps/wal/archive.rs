@@ -2,8 +2,8 @@
 //! can be followed to over it.
 //!
 //! From listings and records alone, no key is needed. The reach of a base backup is the log from its start without a gap.
-//! The newest segment's record says when it was stored, and everything committed by then and archived is in it: that
-//! instant ends the window.
+//! The newest segment's record says when the server last wrote to it, and everything committed by then is in it or before
+//! it: that instant ends the window, however late the segment was stored.
 
 use std::collections::BTreeMap;
 
@@ -34,7 +34,7 @@ pub struct Archive {
 pub struct Reach {
     /// The earliest instant: when the backup ended.
     pub from: DateTime<Utc>,
-    /// The latest: when the last segment without a gap was stored.
+    /// The latest: when the last segment without a gap was last written to.
     pub until: DateTime<Utc>,
     /// The first segment that recovery reads.
     pub first: SegmentName,
@@ -118,10 +118,10 @@ impl Archive {
         if ends_on != timeline && self.end_of(system, ends_on).is_some() {
             return Ok(None);
         }
-        let (last, recorded) = loop {
+        let (last, covered) = loop {
             let last = history.segment(next - 1, size);
             match repository.wal_record(WalFile::Segment(last), now).await {
-                Ok(Some(record)) => break (last, record.recorded),
+                Ok(Some(record)) => break (last, record.covers_until()),
                 Ok(None) => return Ok(None),
                 Err(error) if matches!(error.kind, CatalogErrorKind::Storage(_)) => return Err(error),
                 // No recovery gets past a segment whose record cannot be believed.
@@ -144,7 +144,7 @@ impl Archive {
         let gap = self.coverages.iter().any(later).then(|| history.segment(next, size));
         Ok(Some(Reach {
             from: base.stopped,
-            until: recorded.max(base.stopped),
+            until: covered.max(base.stopped),
             first: history.segment(first, size),
             last,
             end: Lsn(next * size.bytes()),

@@ -202,6 +202,7 @@ impl Push<'_> {
             stored_size,
             stored_digest,
             recorded: self.now,
+            written: self.input.identity.modified(),
             agent_version: env!("CARGO_PKG_VERSION").to_owned(),
             ancestors: self.input.ancestors.clone(),
             more: serde_json::Map::new(),
