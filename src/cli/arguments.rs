@@ -261,6 +261,9 @@ pub struct Restore {
     /// as it was then: recovered in the scratch directory from a base backup and the archived log, and taken from there
     #[arg(long, value_name = "TIME", requires = "then", group = "target")]
     pub target_time: Option<String>,
+    /// The zone of a --target-time without one [default: restore.timezone of the configuration; without that it is refused]
+    #[arg(long, value_name = "ZONE", requires = "target_time")]
+    pub timezone: Option<String>,
     /// The position in the log
     #[arg(long, value_name = "LSN", requires = "then", group = "target")]
     pub target_lsn: Option<String>,

@@ -13,6 +13,7 @@ use crate::cli::{Code, progress, restore, signals};
 use crate::model::failure::{Failure, FailureKind};
 use crate::model::instant;
 use crate::model::lsn::Timeline;
+use crate::model::schedule::Zone;
 use crate::model::size::ByteSize;
 use crate::ops::recover::{self, Action, Options, Plan, Restored, Started, Target};
 
@@ -86,7 +87,7 @@ pub(super) fn options(app: &App, arguments: &Restore) -> Result<Options, Failure
 fn target(app: &App, arguments: &Restore) -> Result<Target, Failure> {
     let usage = |message: String| Failure::new(FailureKind::Usage, message);
     if let Some(text) = arguments.target_time.as_deref().filter(|text| *text != "latest") {
-        return instant(app, text).map(Target::Time);
+        return instant(app, text, arguments.timezone.as_deref()).map(Target::Time);
     }
     if let Some(lsn) = &arguments.target_lsn {
         return lsn.parse().map(Target::Position).map_err(|error| usage(format!("{error}")));
@@ -100,11 +101,24 @@ fn target(app: &App, arguments: &Restore) -> Result<Target, Failure> {
     Ok(if arguments.immediate { Target::Immediate } else { Target::Latest })
 }
 
-fn instant(app: &App, text: &str) -> Result<DateTime<Utc>, Failure> {
-    instant::parse(text, app.loaded.config.restore.timezone, app.clock.now()).map_err(|error| {
+fn instant(app: &App, text: &str, zone: Option<&str>) -> Result<DateTime<Utc>, Failure> {
+    let zone: Option<Zone> = match zone {
+        Some(zone) => Some(zone.parse().map_err(|error| {
+            Failure::new(FailureKind::Usage, "read --timezone")
+                .because(error)
+                .hint("Zones are named as in Europe/Amsterdam.")
+        })?),
+        None => app.loaded.config.restore.timezone,
+    };
+    instant::parse(text, zone, app.clock.now()).map_err(|error| {
         let hint = match error.candidates.as_slice() {
             [] => "Write it like 2026-03-01T14:30:00Z or \"2026-03-01 14:30 Europe/Amsterdam\".".to_owned(),
-            candidates => format!("Did you mean: {}? Write it with its offset or zone.", candidates.join(" or ")),
+            candidates => {
+                format!(
+                    "Did you mean: {}? Write it with its offset or zone, or add --timezone.",
+                    candidates.join(" or ")
+                )
+            }
         };
         Failure::new(FailureKind::Usage, error.to_string()).hint(hint)
     })

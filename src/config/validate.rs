@@ -99,7 +99,7 @@ fn warn_unbuilt(key: &str, problems: &mut Problems<'_>) {
 }
 
 fn validate_postgres(config: &Config, problems: &mut Problems<'_>) {
-    for key in ["postgres.sslcert", "postgres.sslkey", "agent.history", "restore.timezone"] {
+    for key in ["postgres.sslcert", "postgres.sslkey", "agent.history"] {
         warn_unbuilt(key, problems);
     }
     let postgres = &config.postgres;

@@ -175,6 +175,17 @@ fn f66_targets_outside_the_window_are_refused_with_the_window() {
     }
     let zoneless = plan(2, &["--target-time", "2026-03-01 14:30:00"]);
     assert!(zoneless["error"]["hint"].as_str().unwrap().contains("2026-03-01T14:30:00Z"), "{zoneless}");
+    let local = within.trim_end_matches('Z');
+    assert_eq!(plan(0, &["--target-time", local, "--timezone", "UTC"])["plan"]["target"], planned["plan"]["target"]);
+    plan(14, &["--target-time", local, "--timezone", "Asia/Tokyo"]);
+    let repeated = plan(2, &["--target-time", "2025-10-26 02:30", "--timezone", "Europe/Amsterdam"]);
+    let hint = repeated["error"]["hint"].as_str().unwrap();
+    assert!(hint.contains("+02:00") && hint.contains("+01:00"), "{repeated}");
+    plan(2, &["--target-time", local, "--timezone", "Europe/Amsterdm"]);
+    let configured = std::fs::read_to_string(&desk.config).unwrap();
+    desk.configure("[restore]\ntimezone = 'UTC'\n");
+    assert_eq!(plan(0, &["--target-time", local])["plan"]["target"], planned["plan"]["target"]);
+    std::fs::write(&desk.config, configured).unwrap();
     plan(14, &["--target-lsn", "0/1"]);
     plan(14, &["--target-time", &within, "--timeline", "7"]);
     assert!(!Path::new(&to).exists(), "a plan writes nothing");
