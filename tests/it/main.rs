@@ -53,6 +53,7 @@ mod dump_syscalls;
 mod durable;
 #[cfg(feature = "failpoints")]
 mod expire;
+mod expire_campaign;
 mod expire_wal;
 mod failpoint;
 mod increment;
