@@ -105,3 +105,42 @@ fn f44_a_segment_that_was_stored_late_does_not_promise_what_was_committed_meanwh
     let copy = Copy::restore(&desk, "c", &["--target-time", &late.at]);
     assert_eq!(copy.rows(), [1, 2], "once it is stored it is promised, and true");
 }
+
+#[test]
+fn f57_a_running_agent_makes_a_base_backup_where_the_log_has_a_gap() {
+    use crate::expire_wal::bases;
+    use crate::stage::agent::RunningAgent;
+
+    let desk = archive::desk();
+    ledger(&desk);
+    archive::rewrite_plan(&desk, |plan| format!("{plan}[job.wal-sync]\nverb = 'wal-sync'\nschedule = '0 0 29 2 *'\n"));
+    backup(&desk);
+    commit(&desk, 1);
+    switch(&desk);
+    let lost = desk.site.ask("SELECT pg_walfile_name(pg_current_wal_insert_lsn() + 1)");
+    commit(&desk, 2);
+    switch(&desk);
+    commit(&desk, 3);
+    switch(&desk);
+    for folder in [desk.site.root().join("local/wal"), desk.site.server.data_directory().join("pg_wal")] {
+        let files: Vec<_> = walk(&folder).into_iter().filter(|path| path.to_string_lossy().contains(&lost)).collect();
+        assert!(!files.is_empty(), "{lost} in {}", folder.display());
+        files.into_iter().for_each(|path| std::fs::remove_file(path).unwrap());
+    }
+    let mut agent = RunningAgent::start_leading(desk.command(&["run"]));
+    let synced = desk.json(3, &["job", "run", "wal-sync"]);
+    assert!(synced.to_string().contains("no recovery gets past them"), "{synced}");
+    agent.says("making one now");
+    agent.hears("that the base backup is there", |line| line.contains("done") && line.contains("base"));
+    assert_eq!(bases(&desk).len(), 2);
+    let again = desk.json(3, &["job", "run", "wal-sync"]);
+    let findings = again["run"]["end"]["result"]["done"]["findings"].as_array().unwrap();
+    let gap = findings.iter().find(|each| each["code"] == "wal-gap").unwrap();
+    assert_eq!(gap["severity"], "warning", "{again}");
+    let after = commit(&desk, 4);
+    commit(&desk, 5);
+    switch(&desk);
+    assert_eq!(bases(&desk).len(), 2, "it is made once");
+    let copy = Copy::restore(&desk, "c", &["--target-time", &after.at]);
+    assert_eq!(copy.rows(), [1, 2, 3, 4]);
+}

@@ -91,7 +91,7 @@ pub async fn run(app: App) -> Result<(), Failure> {
     let current: Current = Arc::new(RwLock::new(app.clone()));
     let checking = tokio::spawn(golden::check(current.clone(), led.clone()));
     let doors = Doors {
-        runner: Arc::new(runner::AppRunner::new(current.clone(), deposed)),
+        runner: Arc::new(runner::AppRunner::new(current.clone(), deposed, commands.clone())),
         clock: app.clock.clone(),
         history: Arc::new(app.history()?),
         leadership: led,

@@ -4,17 +4,19 @@ use std::collections::BTreeMap;
 use std::sync::{Mutex, PoisonError};
 
 use async_trait::async_trait;
-use tokio::sync::watch;
+use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::app::App;
 use crate::app::agent::Current;
 use crate::app::terms::Terms;
 use crate::app::verbs::Rest;
+use crate::config::Job;
 use crate::model::failure::Failure;
-use crate::model::outcome::Outcome;
+use crate::model::outcome::{Outcome, Severity};
 use crate::model::side::Side;
+use crate::model::verb::Verb;
 use crate::ops::Setting;
-use crate::scheduler::{RunRequest, Runner};
+use crate::scheduler::{Command, RunRequest, Runner};
 
 pub(super) struct AppRunner {
     current: Current,
@@ -22,11 +24,31 @@ pub(super) struct AppRunner {
     terms: Mutex<BTreeMap<u64, Terms>>,
     /// Receives the fencing token of a leadership that a repository refused.
     deposed: watch::Sender<u64>,
+    /// Takes runs that an ended one has made necessary.
+    commands: mpsc::Sender<Command>,
 }
 
 impl AppRunner {
-    pub(super) fn new(current: Current, deposed: watch::Sender<u64>) -> Self {
-        Self { current, terms: Mutex::default(), deposed }
+    pub(super) fn new(current: Current, deposed: watch::Sender<u64>, commands: mpsc::Sender<Command>) -> Self {
+        Self { current, terms: Mutex::default(), deposed, commands }
+    }
+
+    /// Asks for a base backup where `outcome` tells of a gap in the log that no base backup leads over: until there is one,
+    /// nothing that is committed can be recovered.
+    fn close_gap(&self, app: &App, outcome: &Outcome) {
+        let is_open = outcome.findings.iter().any(|each| each.code == "wal-gap" && each.severity == Severity::Critical);
+        let Some(plan) = app.plan().ok().filter(|_| is_open) else { return };
+        // The log is looked after where the primary is.
+        let is_base = |job: &Job| job.enabled && job.verb == Verb::BaseBackup && job.side() == Side::Primary;
+        let mut bases: Vec<_> = plan.job.iter().filter(|(_, job)| is_base(job)).collect();
+        bases.sort_by_key(|(_, job)| job.is_incremental_base());
+        let Some((name, _)) = bases.first() else { return };
+        tracing::warn!(job = name.as_str(), "the log has a gap that no base backup leads over: making one now");
+        // Nobody waits for it; if it cannot be begun, the next look at the log asks again.
+        let (answer, _) = oneshot::channel();
+        if let Err(error) = self.commands.try_send(Command::Run { job: (*name).clone(), answer }) {
+            tracing::warn!(%error, "no base backup is begun");
+        }
     }
 
     fn app(&self) -> App {
@@ -54,6 +76,9 @@ impl Runner for AppRunner {
             Setting { run: request.run, clock: app.clock.clone(), events: request.events, stop: request.cancel };
         let rest = Rest { repositories: request.only_repositories, artifact: request.completes };
         let result = app.run_job(&request.job, Some(&rest), &setting).await;
+        if let Ok(outcome) = &result {
+            self.close_gap(&app, outcome);
+        }
         if terms.are_deposed() {
             self.deposed.send_replace(request.fencing_token);
         }

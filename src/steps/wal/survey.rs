@@ -49,6 +49,8 @@ pub struct Missing {
     pub range: SegmentRange,
     /// Why.
     pub state: GapState,
+    /// Whether a base backup was made behind them, so that recovery leads on from there.
+    pub passed: bool,
 }
 
 /// One timeline.
@@ -230,10 +232,20 @@ impl Judge<'_> {
                 let own = self.of_timeline().find(|(other, _)| other == name).map(|(_, coverage)| coverage);
                 let lacks = lacking(own, first, last, self.timeline, size);
                 let states = lacks.into_iter().map(|segment| (segment, self.state(own, name, segment)));
-                missing.extend(in_ranges(name, states, size));
+                let passed = |range: SegmentRange| self.is_passed(name, &stretch, range, size);
+                missing.extend(in_ranges(name, states, size, &passed));
             }
         }
         missing
+    }
+
+    /// Whether the repository `name` has a base backup that begins behind `range`.
+    fn is_passed(&self, name: &str, stretch: &Stretch, range: SegmentRange, size: SegmentSize) -> bool {
+        let mut bases = self.bases.iter().filter(|(other, (system, _))| other == name && stretch.is_of(*system));
+        bases.any(|(_, (_, base))| {
+            let first = base.segments().and_then(|log| log.first.number(size));
+            base.timeline >= self.timeline && first > range.last.number(size)
+        })
     }
 
     fn stretches(&self, size: SegmentSize) -> Vec<Stretch> {
@@ -314,12 +326,20 @@ fn lacking(own: Option<&Coverage>, first: u64, last: u64, timeline: Timeline, si
     names.filter(|segment| own.is_none_or(|coverage| !coverage.holds(*segment))).collect()
 }
 
-fn in_ranges(name: &str, states: impl Iterator<Item = (SegmentName, GapState)>, size: SegmentSize) -> Vec<Missing> {
+fn in_ranges(
+    name: &str,
+    states: impl Iterator<Item = (SegmentName, GapState)>,
+    size: SegmentSize,
+    passed: &dyn Fn(SegmentRange) -> bool,
+) -> Vec<Missing> {
     let states: Vec<_> = states.collect();
     let of = |state| {
         let mut ranges = SegmentRanges::new(size);
         states.iter().filter(|(_, other)| *other == state).for_each(|(segment, _)| ranges.push(*segment));
-        ranges.finish().into_iter().map(move |range| Missing { repository: name.to_owned(), range, state })
+        ranges.finish().into_iter().map(move |range| {
+            let passed = passed(range);
+            Missing { repository: name.to_owned(), range, state, passed }
+        })
     };
     let mut missing: Vec<_> = of(GapState::Uploading).chain(of(GapState::Delayed)).chain(of(GapState::Lost)).collect();
     missing.sort_by_key(|missing| missing.range.first);
@@ -350,7 +370,7 @@ pub fn survey_findings(found: &Survey) -> Vec<Finding> {
 }
 
 fn gap(missing: &Missing, size: Option<SegmentSize>) -> Option<Finding> {
-    let Missing { repository, range, state } = missing;
+    let Missing { repository, range, state, passed } = missing;
     let count = size.map_or(0, |size| range.count(size));
     let which = format!("{count} segments from {} to {}", range.first, range.last);
     match state {
@@ -360,6 +380,13 @@ fn gap(missing: &Missing, size: Option<SegmentSize>) -> Option<Finding> {
             Some(
                 Finding::new(Severity::Warning, "wal-delayed", message).remedy("`dbagent wal sync` carries them there"),
             )
+        }
+        GapState::Lost if *passed => {
+            let message = format!(
+                "{which} are lost in repository {repository}: no moment between them and the base backup made since can be restored"
+            );
+            let remedy = "nothing brings them back; recovery works from that base backup on";
+            Some(Finding::new(Severity::Warning, "wal-gap", message).remedy(remedy))
         }
         GapState::Lost => {
             let message = format!(
