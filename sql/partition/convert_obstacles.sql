@@ -23,8 +23,14 @@ FROM t JOIN pg_catalog.pg_constraint f ON f.conrelid = t.oid AND f.contype = 'f'
 UNION ALL SELECT pg_catalog.format('its column %2$s is an identity column, which is not carried over; ALTER TABLE %1$s ALTER COLUMN %2$s DROP IDENTITY, and give it a sequence as its default (deploy/runbooks/partitions.md)',
     t.oid::pg_catalog.regclass, pg_catalog.quote_ident(a.attname))
 FROM t JOIN pg_catalog.pg_attribute a ON a.attrelid = t.oid AND a.attidentity <> '' AND NOT a.attisdropped
-UNION ALL SELECT 'it has row-level security or policies, which are not carried over; keep the text of both, drop them, make them again afterwards' FROM t
-WHERE relrowsecurity OR EXISTS (SELECT FROM pg_catalog.pg_policy p WHERE p.polrelid = t.oid)
+UNION ALL SELECT pg_catalog.format('its row-level security holds for its owner too, who copies it; ALTER TABLE %1$s NO FORCE ROW LEVEL SECURITY, and FORCE it again afterwards', t.oid::pg_catalog.regclass) FROM t
+WHERE relforcerowsecurity
+UNION ALL SELECT DISTINCT pg_catalog.format('the policy %s on %s depends on it; drop it and make it again afterwards', pg_catalog.quote_ident(p.polname), p.polrelid::pg_catalog.regclass)
+FROM t JOIN pg_catalog.pg_depend d ON d.refclassid = 'pg_catalog.pg_class'::pg_catalog.regclass AND d.refobjid = t.oid
+JOIN pg_catalog.pg_policy p ON d.classid = 'pg_catalog.pg_policy'::pg_catalog.regclass AND p.oid = d.objid AND p.polrelid <> t.oid
+UNION ALL SELECT DISTINCT pg_catalog.format('the %s depends on its row type; drop it and make it again afterwards', pg_catalog.pg_describe_object(d.classid, d.objid, d.objsubid))
+FROM t JOIN pg_catalog.pg_type y ON y.oid = t.reltype
+JOIN pg_catalog.pg_depend d ON d.refclassid = 'pg_catalog.pg_type'::pg_catalog.regclass AND d.refobjid IN (y.oid, y.typarray) AND d.deptype = 'n'
 UNION ALL SELECT 'it inherits, or is inherited from' FROM t
 WHERE EXISTS (SELECT FROM pg_catalog.pg_inherits i WHERE t.oid IN (i.inhrelid, i.inhparent)) AND relkind = 'r'
 UNION ALL SELECT DISTINCT pg_catalog.format('the view or rule on %s depends on it; drop it and make it again afterwards', r.ev_class::pg_catalog.regclass)
@@ -35,6 +41,11 @@ FROM t JOIN pg_catalog.pg_depend d ON d.refclassid = 'pg_catalog.pg_class'::pg_c
 WHERE d.classid = 'pg_catalog.pg_proc'::pg_catalog.regclass
 UNION ALL SELECT pg_catalog.format('it is part of the publication %1$s; ALTER PUBLICATION %1$s DROP TABLE %2$s, and ADD it afterwards', pg_catalog.quote_ident(p.pubname), t.oid::pg_catalog.regclass) FROM t
 JOIN pg_catalog.pg_publication_rel r ON r.prrelid = t.oid JOIN pg_catalog.pg_publication p ON p.oid = r.prpubid
+UNION ALL SELECT pg_catalog.format('the publication %s publishes its schema, also the copy', pg_catalog.quote_ident(p.pubname)) FROM t
+JOIN pg_catalog.pg_namespace n ON n.oid = t.relnamespace
+JOIN pg_catalog.pg_publication_tables p ON p.schemaname = n.nspname AND p.tablename = t.relname
+JOIN pg_catalog.pg_publication o ON o.pubname = p.pubname AND NOT o.puballtables
+WHERE NOT EXISTS (SELECT FROM pg_catalog.pg_publication_rel r WHERE r.prrelid = t.oid AND r.prpubid = o.oid)
 UNION ALL SELECT pg_catalog.format('its trigger %s is a constraint trigger or reads whole statements (REFERENCING)', g.tgname)
 FROM t JOIN pg_catalog.pg_trigger g ON g.tgrelid = t.oid AND NOT g.tgisinternal
 WHERE g.tgconstraint <> 0 OR g.tgoldtable IS NOT NULL OR g.tgnewtable IS NOT NULL

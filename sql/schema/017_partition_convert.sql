@@ -125,6 +125,10 @@ BEGIN
     EXECUTE format('CREATE TABLE %s (LIKE %s INCLUDING ALL EXCLUDING INDEXES EXCLUDING IDENTITY) PARTITION BY RANGE (%I)',
         named, original::regclass, key_column);
     made := named::regclass;
+    -- Before anybody is given a privilege: without policies it shows nobody anything but its owner.
+    IF (SELECT relrowsecurity FROM pg_class WHERE oid = original) THEN
+        EXECUTE format('ALTER TABLE %s ENABLE ROW LEVEL SECURITY', named);
+    END IF;
     indexes := '{}';
     FOR one IN
         SELECT i.indexrelid, c.relname, x.oid AS constraint_oid, pg_get_indexdef(i.indexrelid) AS definition, i.indisunique

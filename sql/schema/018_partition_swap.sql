@@ -29,8 +29,15 @@ DECLARE
     ours CONSTANT text[] := ARRAY['dbagent_track_' || v.original, 'dbagent_hold_' || v.original];
     made text[];
     states text[];
+    policies text[];
 BEGIN
     EXECUTE format('LOCK TABLE %s IN ACCESS EXCLUSIVE MODE', v.live::regclass);
+    policies := dbagent.policies_of(v.live);
+    -- Partitions are made with privileges of their own only where no policy could be evaded by them.
+    IF (SELECT relrowsecurity FROM pg_class WHERE oid = v.live) <> (SELECT relrowsecurity FROM pg_class WHERE oid = v.other) THEN
+        RAISE EXCEPTION 'swap %.%: its row-level security was switched meanwhile', of_schema, of_table
+            USING ERRCODE = 'object_not_in_prerequisite_state', HINT = 'dbagent partition convert --undo, and again.';
+    END IF;
     IF dbagent.apply_journal(v, 1000) = 1000 THEN
         RAISE EXCEPTION 'swap %.%: too much was written meanwhile', of_schema, of_table USING ERRCODE = 'lock_not_available';
     END IF;
@@ -48,19 +55,32 @@ BEGIN
     EXECUTE format('ALTER TABLE %s RENAME TO %I', v.live::regclass, 'dbagent_old_' || v.original);
     EXECUTE format('ALTER TABLE %s RENAME TO %I', v.other::regclass, of_table);
     PERFORM dbagent.convert_sequences(v.live, v.other);
-    FOREACH statement IN ARRAY coalesce(made, '{}') || coalesce(states, '{}') LOOP
+    FOREACH statement IN ARRAY coalesce(made, '{}') || coalesce(states, '{}') || policies LOOP
         EXECUTE statement;
     END LOOP;
+    EXECUTE format('ALTER TABLE %s REPLICA IDENTITY %s', v.other::regclass,
+        (SELECT CASE relreplident WHEN 'f' THEN 'FULL' WHEN 'n' THEN 'NOTHING' WHEN 'd' THEN 'DEFAULT'
+                     ELSE (SELECT format('USING INDEX %I', v.indexes ->> ('dbagent_' || i.indexrelid)) FROM pg_index i
+                           WHERE i.indrelid = v.live AND i.indisreplident) END
+         FROM pg_class WHERE oid = v.live));
     PERFORM dbagent.settle_form(v.other, c.inhrelid) FROM pg_inherits c WHERE c.inhparent = v.other;
-    IF (SELECT relreplident FROM pg_class WHERE oid = v.live) IN ('f', 'n') THEN
-        EXECUTE format('ALTER TABLE %s REPLICA IDENTITY %s', v.other::regclass,
-            (SELECT CASE relreplident WHEN 'f' THEN 'FULL' ELSE 'NOTHING' END FROM pg_class WHERE oid = v.live));
-    END IF;
     PERFORM dbagent.convert_track(v.original, v.other);
     UPDATE dbagent.conversions c
     SET live = v.other, other = v.live, phase = 'swapped', swapped_at = now(), triggers = coalesce(states, '{}')
     WHERE c.original = v.original;
 END
+$$;
+
+-- What makes a table's policies on the table that has its name by then.
+CREATE FUNCTION dbagent.policies_of(relation oid) RETURNS text[]
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
+    SELECT coalesce(array_agg(concat_ws(' ', format('CREATE POLICY %I ON %s AS %s FOR %s TO', p.polname, p.polrelid::regclass,
+            CASE WHEN p.polpermissive THEN 'PERMISSIVE' ELSE 'RESTRICTIVE' END,
+            CASE p.polcmd WHEN 'r' THEN 'SELECT' WHEN 'a' THEN 'INSERT' WHEN 'w' THEN 'UPDATE' WHEN 'd' THEN 'DELETE' ELSE 'ALL' END),
+        (SELECT string_agg(CASE r WHEN 0 THEN 'PUBLIC' ELSE quote_ident(pg_get_userbyid(r)) END, ', ') FROM unnest(p.polroles) r),
+        'USING (' || pg_get_expr(p.polqual, p.polrelid) || ')',
+        'WITH CHECK (' || pg_get_expr(p.polwithcheck, p.polrelid) || ')') ORDER BY p.polname), '{}')
+    FROM pg_policy p WHERE p.polrelid = relation
 $$;
 
 -- Sequences that belong to a column go with the table that is in use; the other would take them with it when it is dropped.
@@ -149,7 +169,7 @@ DECLARE
 BEGIN
     FOREACH one IN ARRAY ARRAY['conversion(text, text, text)', 'key_list(oid, text)', 'column_list(oid, text)',
         'convert_track(oid, oid)', 'convert_journal(oid)', 'convert_parent(oid, name)', 'give_options(oid, oid)',
-        'apply_journal(dbagent.conversions, integer)', 'convert_untrack(oid, oid)', 'convert_sequences(oid, oid)',
+        'apply_journal(dbagent.conversions, integer)', 'convert_untrack(oid, oid)', 'convert_sequences(oid, oid)', 'policies_of(oid)',
         'convert_forget(oid)', 'convert_begin(text, text)', 'convert_range(text, text)', 'convert_month(text, text, date)',
         'convert_rest(text, text)', 'convert_catch_up(text, text, integer)', 'convert_swap(text, text)',
         'convert_undo(text, text)', 'convert_finish(text, text)', 'convert_analyze(text, text)'] LOOP

@@ -166,7 +166,11 @@ async fn what_stands_in_the_way_is_said_before_anything_starts() {
         ),
         ("CREATE VIEW seen AS SELECT * FROM logs", "the view or rule on seen"),
         ("CREATE FUNCTION f() RETURNS bigint BEGIN ATOMIC SELECT count(*) FROM logs; END", "the function f()"),
-        ("ALTER TABLE logs ENABLE ROW LEVEL SECURITY", "row-level security"),
+        ("ALTER TABLE logs ENABLE ROW LEVEL SECURITY, FORCE ROW LEVEL SECURITY", "holds for its owner too"),
+        ("CREATE POLICY seen ON customers USING (EXISTS (SELECT FROM logs))", "the policy seen on customers"),
+        ("CREATE TABLE kept (entry logs)", "column entry of table kept"),
+        ("CREATE FUNCTION g(logs) RETURNS int LANGUAGE sql AS 'SELECT 1'", "g(logs)"),
+        ("CREATE PUBLICATION whole FOR TABLES IN SCHEMA public", "the publication whole publishes its schema"),
         ("CREATE PUBLICATION p FOR TABLE logs", "publication p"),
         ("CREATE PUBLICATION everything FOR ALL TABLES", "publishes all tables"),
         ("CREATE TABLE child () INHERITS (logs)", "inherit"),
@@ -196,6 +200,151 @@ async fn what_stands_in_the_way_is_said_before_anything_starts() {
     assert_eq!(yard.ask("SELECT count(*) FROM pg_class"), before);
     let partitioned = convert(&yard, &yard.rule).await.unwrap_err();
     assert!(partitioned.full_message().contains("it is partitioned already"), "{}", partitioned.full_message());
+}
+
+/// Everything of the table and around it that a refused conversion must leave as it is.
+const SURROUNDINGS: &str = "SELECT md5(string_agg(line, '|' ORDER BY line)) FROM (
+    SELECT concat_ws(' ', oid, relname, relkind, relfilenode, relowner, relacl, relrowsecurity, relreplident) FROM pg_class
+        WHERE relnamespace IN ('public'::regnamespace, 'dbagent'::regnamespace)
+    UNION ALL SELECT concat_ws(' ', conrelid, conname, pg_get_constraintdef(oid)) FROM pg_constraint
+    UNION ALL SELECT concat_ws(' ', tgrelid, tgname, tgenabled) FROM pg_trigger
+    UNION ALL SELECT concat_ws(' ', attname, attnotnull, attidentity) FROM pg_attribute WHERE attrelid = 'logs'::regclass
+    UNION ALL SELECT concat_ws(' ', ev_class, rulename) FROM pg_rewrite
+    UNION ALL SELECT concat_ws(' ', polrelid, polname) FROM pg_policy
+    UNION ALL SELECT concat_ws(' ', oid, prosrc) FROM pg_proc WHERE pronamespace = 'dbagent'::regnamespace
+    UNION ALL SELECT concat_ws(' ', 'conversion', original) FROM dbagent.conversions
+    UNION ALL SELECT md5(string_agg(l::text, '|' ORDER BY id)) FROM logs l) x (line)";
+
+/// Something that is not carried over: how it gets there, how it is told, how it is taken away before, and how it is brought back
+/// after the conversion.
+struct InTheWay {
+    made: &'static str,
+    told: &'static str,
+    away: &'static str,
+    back: &'static str,
+}
+
+const NOT_CARRIED_OVER: [InTheWay; 7] = [
+    InTheWay {
+        made: "CREATE TABLE refers (id bigint, at timestamp, CONSTRAINT why FOREIGN KEY (id, at) REFERENCES logs)",
+        told: "ALTER TABLE public.refers DROP CONSTRAINT why",
+        away: "ALTER TABLE public.refers DROP CONSTRAINT why",
+        back: "ALTER TABLE public.refers ADD CONSTRAINT why FOREIGN KEY (id, at) REFERENCES logs",
+    },
+    InTheWay {
+        made: "ALTER TABLE logs ADD COLUMN c bigint CONSTRAINT whose REFERENCES customers",
+        told: "ALTER TABLE public.logs ADD CONSTRAINT whose FOREIGN KEY (c) REFERENCES public.customers(id)",
+        away: "ALTER TABLE public.logs DROP CONSTRAINT whose",
+        back: "ALTER TABLE public.logs ADD CONSTRAINT whose FOREIGN KEY (c) REFERENCES public.customers(id)",
+    },
+    InTheWay {
+        made: "ALTER TABLE logs ADD COLUMN i int GENERATED ALWAYS AS IDENTITY",
+        told: "ALTER TABLE public.logs ALTER COLUMN i DROP IDENTITY",
+        away:
+            "BEGIN; LOCK TABLE logs IN SHARE ROW EXCLUSIVE MODE; ALTER TABLE public.logs ALTER COLUMN i DROP IDENTITY;
+            CREATE SEQUENCE numbers; SELECT setval('numbers', max(i)) FROM logs; GRANT USAGE ON SEQUENCE numbers TO app;
+            ALTER TABLE logs ALTER COLUMN i SET DEFAULT nextval('numbers'); COMMIT",
+        back: "",
+    },
+    InTheWay {
+        made: "CREATE VIEW seen AS SELECT who, n FROM logs; GRANT SELECT ON seen TO app",
+        told: "the view or rule on public.seen depends on it; drop it and make it again afterwards",
+        away: "DROP VIEW seen",
+        back: "CREATE VIEW seen AS SELECT who, n FROM logs; GRANT SELECT ON seen TO app",
+    },
+    InTheWay {
+        made: "CREATE RULE gone AS ON DELETE TO logs DO ALSO NOTIFY gone",
+        told: "the view or rule on public.logs depends on it; drop it and make it again afterwards",
+        away: "DROP RULE gone ON logs",
+        back: "CREATE RULE gone AS ON DELETE TO logs DO ALSO NOTIFY gone",
+    },
+    InTheWay {
+        made: "ALTER TABLE logs ENABLE ROW LEVEL SECURITY, FORCE ROW LEVEL SECURITY",
+        told: "ALTER TABLE public.logs NO FORCE ROW LEVEL SECURITY",
+        away: "ALTER TABLE public.logs NO FORCE ROW LEVEL SECURITY",
+        back: "ALTER TABLE public.logs FORCE ROW LEVEL SECURITY",
+    },
+    InTheWay {
+        made: "CREATE POLICY known ON customers TO app USING (EXISTS (SELECT FROM logs))",
+        told: "the policy known on public.customers depends on it",
+        away: "DROP POLICY known ON customers",
+        back: "CREATE POLICY known ON customers TO app USING (EXISTS (SELECT FROM logs))",
+    },
+];
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_not_carried_over_is_refused_untouched_and_follows_by_the_statements_that_are_told() {
+    let (yard, rule) = yard().await;
+    for one in &NOT_CARRIED_OVER {
+        yard.ask(one.made);
+        let before = yard.ask(SURROUNDINGS);
+        let refused = convert(&yard, &rule).await.unwrap_err();
+        assert_eq!(refused.kind, FailureKind::RefusedForSafety, "{}", one.made);
+        assert!(refused.full_message().contains(one.told), "{}", refused.full_message());
+        assert_eq!(yard.ask(SURROUNDINGS), before, "{}", one.made);
+    }
+    let (doors, setting) = (yard.doors(), yard.site.setting());
+    let planned = Converter::open(&rule, &doors, &setting).await.unwrap().plan().await.unwrap();
+    for one in &NOT_CARRIED_OVER {
+        assert!(planned.obstacles.iter().any(|obstacle| obstacle.contains(one.told)), "{:?}", planned.obstacles);
+        yard.ask(one.away);
+    }
+    assert_eq!(planned.obstacles.len(), NOT_CARRIED_OVER.len(), "{:?}", planned.obstacles);
+    let rows = "SELECT md5(string_agg(l::text, '|' ORDER BY id)) FROM logs l";
+    let before = yard.ask(rows);
+    convert(&yard, &rule).await.unwrap();
+    finish(&yard, &rule).await.unwrap();
+    assert_eq!(yard.ask(rows), before);
+    NOT_CARRIED_OVER.iter().filter(|one| !one.back.is_empty()).for_each(|one| drop(yard.ask(one.back)));
+    let refused = yard.site.connection().connect().await.unwrap();
+    refused.batch("SET search_path = public").await.unwrap();
+    for forbidden in ["INSERT INTO logs (who, c) VALUES ('new', -1)", "INSERT INTO refers VALUES (-1, now())"] {
+        assert!(refused.batch(forbidden).await.is_err(), "{forbidden}: the foreign keys hold again");
+    }
+    yard.ask("INSERT INTO logs (who) VALUES ('new')");
+    assert_eq!(
+        yard.ask("SELECT i > 20003 AND i = (SELECT max(i) FROM logs) FROM logs WHERE who = 'new'"),
+        "t",
+        "numbers go on"
+    );
+    assert_eq!(yard.ask("SELECT count(*) FROM seen WHERE who = 'new'"), "1", "the view reads the partitioned table");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn row_level_security_is_carried_over_and_no_month_evades_it() {
+    let (yard, rule) = yard().await;
+    yard.ask(
+        "GRANT UPDATE, DELETE ON logs TO app; GRANT USAGE ON SEQUENCE logs_id_seq TO app; ALTER TABLE logs ENABLE ROW LEVEL SECURITY;
+         CREATE POLICY own ON logs FOR SELECT TO app, landlord USING (who = 'w7');
+         CREATE POLICY adding ON logs AS PERMISSIVE FOR INSERT WITH CHECK (who <> 'nobody');
+         CREATE POLICY never ON logs AS RESTRICTIVE FOR UPDATE USING (false);
+         ALTER TABLE logs REPLICA IDENTITY USING INDEX logs_key",
+    );
+    let policies = "SELECT string_agg(concat_ws(' ', policyname, permissive, roles, cmd, qual, with_check), '|' ORDER BY policyname) \
+        FROM pg_policies WHERE tablename = 'logs'";
+    let (before, rows) = (yard.ask(policies), yard.ask("SELECT count(*) FROM logs"));
+    assert_eq!(before.matches('|').count(), 2, "{before}");
+    convert(&yard, &rule).await.unwrap();
+    assert_eq!(yard.ask("SELECT relkind::text || relrowsecurity FROM pg_class WHERE oid = 'logs'::regclass"), "ptrue");
+    assert_eq!(yard.ask(policies), before);
+    assert_eq!(yard.ask("SELECT count(*) FROM logs"), rows);
+    let app = yard.site.connection().connect().await.unwrap();
+    app.batch("SET search_path = public; SET ROLE app").await.unwrap();
+    let month = yard.ask("SELECT tableoid::regclass FROM logs WHERE who = 'w7'");
+    for evading in [&format!("SELECT FROM {month}"), "INSERT INTO logs (who) VALUES ('nobody')"] {
+        assert!(app.batch(evading).await.is_err(), "{evading}");
+    }
+    app.batch("INSERT INTO logs (who) VALUES ('somebody')").await.unwrap();
+    let sees = app.client().query("SELECT who FROM logs", &[]).await.unwrap();
+    assert_eq!((sees.len(), sees[0].get::<_, &str>(0)), (1, "w7"));
+    assert_eq!(app.client().execute("UPDATE logs SET n = 9", &[]).await.unwrap(), 0, "restrictive policies too");
+    let identities = "SELECT string_agg(DISTINCT relreplident::text, '') FROM pg_partition_tree('logs') t JOIN pg_class c ON c.oid = t.relid";
+    assert_eq!(yard.ask(identities), "i");
+    undo(&yard, &rule).await.unwrap();
+    assert_eq!(
+        (yard.ask(policies), yard.ask("SELECT relkind FROM pg_class WHERE oid = 'logs'::regclass")),
+        (before, "r".into())
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
