@@ -208,6 +208,23 @@ async fn f101_what_is_rolled_back_leaves_no_hole() {
 }
 
 #[tokio::test]
+async fn who_sits_on_the_head_holds_others_up_for_five_seconds_and_no_longer() {
+    let chained = Chained::new().await;
+    let idle = chained.session().await;
+    idle.batch(&format!("BEGIN; {}", insert(1))).await.unwrap();
+    let begun = std::time::Instant::now();
+    assert_eq!(chained.refusal(&insert(1)).await, "55P03");
+    let waited = begun.elapsed();
+    assert!((Duration::from_millis(4900)..Duration::from_secs(30)).contains(&waited), "{waited:?}");
+    idle.batch("COMMIT").await.unwrap();
+    chained.add(1).await;
+    assert_eq!(
+        (chained.integrity().await.as_str(), chained.text("SELECT seq FROM audit.chain_head").await.as_str()),
+        ("whole", "2")
+    );
+}
+
+#[tokio::test]
 async fn many_rows_of_one_transaction_are_not_slower_than_few() {
     let chained = Chained::new().await;
     let took = async |rows| {

@@ -68,6 +68,42 @@ async fn f93_a_month_past_retention_is_archived_proven_and_dropped_and_can_be_re
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn where_no_archive_is_wanted_a_month_goes_without_one() {
+    let mut yard = Yard::new().await;
+    yard.rule.rule.archive = false;
+    yard.install().await;
+    let outcome = yard.maintain().await;
+    assert_eq!(outcome.verdict, Verdict::Ok, "{:?}", outcome.findings);
+    assert!(outcome.summary.contains("3 made, 2 dropped"), "{}", outcome.summary);
+    assert_eq!(yard.partitions(), yard.months(-6..=3));
+    assert!(yard.site.artifacts("local").await.is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn no_setting_of_a_session_moves_a_bound() {
+    let yard = Yard::new().await;
+    for role in ["keeper", "dbagent_part", "dbagent_part_owner"] {
+        yard.ask(&format!(
+            "ALTER ROLE {role} SET timezone = 'Pacific/Kiritimati'; ALTER ROLE {role} SET datestyle = 'SQL, DMY'"
+        ));
+    }
+    yard.ask("ALTER DATABASE shop SET timezone = 'America/St_Johns'; ALTER DATABASE shop SET datestyle = 'German'");
+    assert_eq!(yard.maintain().await.verdict, Verdict::Ok);
+    assert_eq!(yard.maintain().await.verdict, Verdict::Ok, "and reads them as what they are");
+    let bound = format!(
+        "SET timezone = 'UTC'; SET datestyle = 'ISO'; SELECT pg_get_expr(relpartbound, oid) FROM pg_class WHERE relname = '{}'",
+        yard.month(2)
+    );
+    let first = |ahead: i32| {
+        yard.ask(&format!(
+            "SELECT to_char(timezone('UTC', now()) + interval '{ahead} months', 'YYYY-MM-\"01 00:00:00+00\"')"
+        ))
+    };
+    let wanted = format!("FOR VALUES FROM ('{}') TO ('{}')", first(2), first(3));
+    assert_eq!(yard.ask(&bound).lines().last().unwrap(), wanted);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn f93_without_an_archive_nothing_goes_and_months_are_made_all_the_same() {
     let yard = Yard::new().await;
     let refused =
