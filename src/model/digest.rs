@@ -148,8 +148,8 @@ impl RowSum {
 
     fn from_digest(digest: &[u8; 32]) -> Self {
         let mut limbs = [0; 4];
-        for (limb, bytes) in limbs.iter_mut().zip(digest.chunks_exact(8)) {
-            *limb = bytes.iter().rev().fold(0, |value, byte| value << 8 | u64::from(*byte));
+        for (limb, bytes) in limbs.iter_mut().zip(digest.as_chunks().0) {
+            *limb = u64::from_le_bytes(*bytes);
         }
         Self(limbs)
     }

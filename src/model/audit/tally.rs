@@ -95,15 +95,20 @@ pub struct Places {
     /// Places whose hash is none.
     pub malformed: u64,
     sealed: BTreeMap<i64, Sealed>,
-    wanted: BTreeMap<i64, Option<Digest>>,
+    /// In order, so that the walk comes to one after the other: years of checkpoints are thousands.
+    wanted: Vec<(i64, Option<Digest>)>,
+    next_wanted: usize,
 }
 
 impl Places {
     /// Reads from the beginning, past stretches that are `sealed` (by first place); the hashes at `wanted` places are
     /// kept.
     pub fn new(secret: [u8; 16], sealed: BTreeMap<i64, Sealed>, wanted: impl IntoIterator<Item = i64>) -> Self {
-        let wanted = wanted.into_iter().map(|seq| (seq, None)).collect();
-        Self { tally: Tally::new(secret), seq: 0, hash: None, missing: 0, malformed: 0, sealed, wanted }
+        let mut wanted: Vec<(i64, Option<Digest>)> = wanted.into_iter().map(|seq| (seq, None)).collect();
+        wanted.sort_unstable_by_key(|(seq, _)| *seq);
+        wanted.dedup_by_key(|(seq, _)| *seq);
+        let (tally, next_wanted) = (Tally::new(secret), 0);
+        Self { tally, seq: 0, hash: None, missing: 0, malformed: 0, sealed, wanted, next_wanted }
     }
 
     /// Goes on after a place whose hash is known.
@@ -132,16 +137,25 @@ impl Places {
         };
         self.tally.add_link(&key, self.hash.map_or(Link::None, Link::Hash), &hash);
         self.hash = Some(hash);
-        if let Some(kept) = self.wanted.get_mut(&seq) {
-            *kept = Some(hash);
-        }
+        self.keep(seq, hash);
         Ok(())
+    }
+
+    fn keep(&mut self, seq: i64, hash: Digest) {
+        while let Some((wanted, kept)) = self.wanted.get_mut(self.next_wanted)
+            && *wanted <= seq
+        {
+            if *wanted == seq {
+                *kept = Some(hash);
+            }
+            self.next_wanted += 1;
+        }
     }
 
     /// Whether a place lies in a sealed stretch that was passed: its row may be gone and the place not yet.
     fn is_past(&self, seq: i64) -> bool {
-        let before = self.sealed.range(..=seq).next_back();
-        seq <= self.seq && before.is_some_and(|(_, sealed)| sealed.last_seq >= seq)
+        let before = || self.sealed.range(..=seq).next_back();
+        seq <= self.seq && before().is_some_and(|(_, sealed)| sealed.last_seq >= seq)
     }
 
     fn pass_sealed(&mut self) {
@@ -158,7 +172,8 @@ impl Places {
 
     /// The hash at a wanted place, if the place is there.
     pub fn hash_at(&self, seq: i64) -> Option<Digest> {
-        self.wanted.get(&seq).copied().flatten()
+        let at = self.wanted.binary_search_by_key(&seq, |(wanted, _)| *wanted).ok()?;
+        self.wanted.get(at)?.1
     }
 
     /// Whether every place was there, and had a hash.
@@ -256,6 +271,15 @@ mod tests {
         assert_eq!(walked(&places([3, 4, 5, 9, 10]), sealed.clone()).missing, 0, "or some of them");
         assert_eq!(walked(&places([5, 10]), sealed).missing, 1);
         assert_eq!(walked(&places([1, 2, 5]), BTreeMap::new()).missing, 2);
+    }
+
+    #[test]
+    fn hashes_are_kept_of_the_places_that_are_wanted_and_there() {
+        let mut walk = Places::new([1; 16], BTreeMap::new(), [9, 2, 5, 2, 4]);
+        let there = places([1, 2, 3, 5, 6]);
+        there.iter().for_each(|(seq, key, hash)| walk.take(&fields(*seq, *key, *hash)).unwrap());
+        let kept: Vec<_> = [1, 2, 4, 5, 9].map(|seq| walk.hash_at(seq)).into();
+        assert_eq!(kept, [None, Some(digest(2)), None, Some(digest(5)), None]);
     }
 
     #[test]
