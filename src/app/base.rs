@@ -36,7 +36,8 @@ impl App {
         let data_directory: Option<PathBuf> =
             self.loaded.config.postgres.data_directory.as_ref().map(|path| path.to_path_buf());
         let (recipients, blocks) = (self.recipients()?, self.block_store());
-        Ok(base_backup::Doors { connection, data_directory, repositories, unopened, recipients, blocks })
+        let journals = Some(self.loaded.config.state_dir.join("base"));
+        Ok(base_backup::Doors { connection, data_directory, repositories, unopened, recipients, blocks, journals })
     }
 
     pub(super) fn base_options(&self, name: &str, job: &Job) -> Result<base_backup::Options, Failure> {
@@ -66,6 +67,7 @@ impl App {
             fast_checkpoint: base.fast_checkpoint,
             verify_pages: base.verify_pages,
             stall_timeout: STALL,
+            expire_grace: self.expire_grace(),
             wal_timeout: base.wal_timeout.to_duration(),
         })
     }

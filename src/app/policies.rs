@@ -47,7 +47,7 @@ impl App {
         }
     }
 
-    fn expire_grace(&self) -> Duration {
+    pub(super) fn expire_grace(&self) -> Duration {
         self.loaded.config.agent.expire_grace.to_duration()
     }
 }

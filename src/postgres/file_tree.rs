@@ -83,6 +83,19 @@ impl FileTree {
         &self.root
     }
 
+    /// What the walk would show of `path`, which it has shown before; nothing where it is gone.
+    pub fn entry(&self, path: &str) -> io::Result<Option<Entry>> {
+        let whole = self.root.join(path);
+        // As in the walk: only at the top may a file be a link.
+        let facts = if path.contains('/') { std::fs::symlink_metadata(whole) } else { std::fs::metadata(whole) };
+        let Some(facts) = gone(facts)?.filter(|facts| facts.is_file() || facts.is_dir()) else { return Ok(None) };
+        let file = path.rsplit('/').next().and_then(RelationFile::of_name);
+        let relation = file.filter(|file| facts.is_file() && file.key(path).is_some());
+        let size = facts.is_file().then_some(facts.len());
+        let (mode, modified) = (facts.mode() & 0o7777, facts.mtime());
+        Ok(Some(Entry { path: path.to_owned(), size, mode, modified, relation }))
+    }
+
     /// Shows everything that belongs into a backup to `visit`, directories before what is in them. What vanishes
     /// meanwhile is passed over: the log knows. Gives what was skipped.
     pub fn walk(&self, visit: &mut dyn FnMut(Entry) -> io::Result<()>) -> io::Result<Vec<Skipped>> {

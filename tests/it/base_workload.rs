@@ -238,7 +238,7 @@ fn chain(seed: u64, links: u32, steps: u32) {
 }
 
 /// pg_amcheck over every table and B-tree of every database.
-fn amcheck(copy: &Copy<'_>, seed: u64) {
+pub fn amcheck(copy: &Copy<'_>, seed: u64) {
     let output = Command::new(find_tool(None, "pg_amcheck").unwrap())
         .args(["--all", "--install-missing", "--heapallindexed", "-p", "5432", "-U", "postgres", "-h"])
         .arg(&copy.directory)

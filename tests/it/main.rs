@@ -27,6 +27,8 @@ mod aws_secret;
 mod base_backup;
 mod base_failover;
 mod base_incremental;
+#[cfg(feature = "failpoints")]
+mod base_resume;
 mod base_standby;
 mod base_workload;
 mod bc003;

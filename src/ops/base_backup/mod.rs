@@ -8,6 +8,7 @@
 
 mod basis;
 mod cluster;
+mod journal;
 mod log;
 mod manifest;
 mod parent;
@@ -15,6 +16,7 @@ mod parts;
 mod places;
 mod plan;
 mod reading;
+mod resume;
 
 use std::collections::BTreeMap;
 use std::num::NonZeroUsize;
@@ -29,6 +31,7 @@ use crate::model::base::{BaseKind, DamagedPages};
 use crate::model::failure::Failure;
 use crate::model::id::ArtifactId;
 use crate::model::lsn::SystemId;
+use crate::model::manifest::Encoding;
 use crate::model::outcome::{Finding, Outcome, RepositoryOutcome, Severity, Verdict};
 use crate::model::side::Side;
 use crate::model::size::ByteSize;
@@ -41,6 +44,7 @@ use crate::steps::blocks::BlockStore;
 
 use basis::Basis;
 use cluster::Cluster;
+use journal::{Head, Journal, Terms};
 use parent::Parent;
 use parts::Parts;
 use places::{Owner, Places};
@@ -74,6 +78,8 @@ pub struct Options {
     pub verify_pages: bool,
     /// Longest wait for one repository to take the next bytes.
     pub stall_timeout: Duration,
+    /// Age from which an expiry takes what no manifest names: an interrupted run is gone on with in half of it.
+    pub expire_grace: Duration,
     /// Longest wait for the log of the backup to arrive in a repository.
     pub wal_timeout: Duration,
 }
@@ -93,6 +99,8 @@ pub struct Doors {
     pub recipients: Option<Recipients>,
     /// Which blocks the log touched, where that is kept.
     pub blocks: Option<BlockStore>,
+    /// Where it is noted what an interrupted run has stored; nothing is gone on with where it is not.
+    pub journals: Option<PathBuf>,
 }
 
 /// Makes one base backup.
@@ -108,8 +116,9 @@ pub async fn run(options: &Options, doors: &Doors, setting: &Setting) -> Result<
     let owner = Owner { cluster: &options.cluster, system, former: &options.former_systems };
     let opening = Places::open(&doors.repositories, &options.storage_class, &owner, started);
     let places = setting.unless_stopped("open the repositories", opening).await?;
-    let naming = artifact::free_name(&doors.repositories, started, ArtifactName::of_base);
-    let name = setting.unless_stopped("find a name for the base backup", naming).await?;
+    let journal = Journal::of(doors.journals.as_deref(), &options.job);
+    let naming = async { name(options, doors, &places, &journal, system, started).await };
+    let (name, resumes) = setting.unless_stopped("find a name for the base backup", naming).await?;
     let parent = match options.kind {
         BaseKind::Full => None,
         BaseKind::Incremental => {
@@ -117,8 +126,40 @@ pub async fn run(options: &Options, doors: &Doors, setting: &Setting) -> Result<
             Some(setting.unless_stopped("find what to build upon", finding).await?)
         }
     };
-    let work = Work { options, doors, setting, session, cluster, places, name, parent, started };
+    let work = Work { options, doors, setting, session, cluster, places, name, journal, resumes, parent, started };
     work.make(findings).await
+}
+
+/// The name of the backup, and whether it is one that an interrupted run has begun.
+async fn name(
+    options: &Options,
+    doors: &Doors,
+    places: &Places,
+    journal: &Journal,
+    system: Option<SystemId>,
+    started: DateTime<Utc>,
+) -> Result<(ArtifactName, bool), Failure> {
+    let terms = Terms {
+        kind: options.kind,
+        system,
+        encoding: options.encoding(doors.recipients.as_ref(), Encoding::Tar),
+        recipients: doors.recipients.as_ref().map(|all| all.fingerprints()).unwrap_or_default(),
+        places: places.going().iter().map(|place| place.described()).collect(),
+    };
+    if let Some((name, _)) = resume::find(journal, places, &terms, options.expire_grace / 2, started).await {
+        return Ok((name, true));
+    }
+    let name = artifact::free_name(&doors.repositories, started, ArtifactName::of_base).await?;
+    journal.begin(&Head { manifest: name.manifest()?, began: started, terms });
+    Ok((name, false))
+}
+
+impl Options {
+    /// How an object of the form `form` is encoded.
+    fn encoding(&self, recipients: Option<&Recipients>, form: Encoding) -> Vec<Encoding> {
+        let encrypted = recipients.is_some().then_some(Encoding::OpenPgp);
+        [form, self.codec.encoding()].into_iter().chain(encrypted).collect()
+    }
 }
 
 /// A base backup on its way.
@@ -130,6 +171,9 @@ struct Work<'a> {
     cluster: Cluster,
     places: Places,
     name: ArtifactName,
+    journal: Journal,
+    /// Whether an interrupted run has begun it.
+    resumes: bool,
     /// What an incremental one may build upon, or why there is nothing; nothing is asked of a full one.
     parent: Option<Result<Parent, String>>,
     started: DateTime<Utc>,
@@ -143,6 +187,8 @@ struct Taken {
     damaged: DamagedPages,
     skipped: Vec<String>,
     basis: Basis,
+    /// That parts of an interrupted run are used again.
+    resumed: Option<Finding>,
 }
 
 impl Work<'_> {
@@ -154,6 +200,7 @@ impl Work<'_> {
         self.await_log(&record).await?;
         self.setting.require_going_on("commit the base backup")?;
         pass(FailPoint::BaseBeforeManifest)?;
+        self.journal.end()?;
         self.setting.events.step("committing");
         let id = ArtifactId::new(self.started);
         for place in self.places.going() {
@@ -201,6 +248,7 @@ impl Work<'_> {
     fn findings(&self, taken: &Taken) -> Vec<Finding> {
         let mut findings = Vec::new();
         findings.extend(taken.basis.finding());
+        findings.extend(taken.resumed.clone());
         if !taken.damaged.is_none() {
             findings.push(damage(&taken.damaged));
         }

@@ -1,6 +1,6 @@
 //! The parts on their way: a walk of the data directory feeds them, several flow at once, the list of files follows.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashSet};
 use std::io;
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -18,8 +18,10 @@ use crate::model::key::ObjectKey;
 use crate::model::lsn::Lsn;
 use crate::model::manifest::{Encoding, ObjectRecord, ObjectRole};
 use crate::ops::base_backup::basis::{Basis, Selector};
+use crate::ops::base_backup::journal::{Held, Note};
 use crate::ops::base_backup::plan::{Item, PartPlan, Planner};
 use crate::ops::base_backup::reading::{PageCheck, PartReading, PartReport};
+use crate::ops::base_backup::resume::{self, Adopted};
 use crate::ops::base_backup::{Taken, Work};
 use crate::pipeline::store::{PartRecipe, Progress, store_part};
 use crate::pipeline::ustar;
@@ -64,10 +66,11 @@ impl<'a> Parts<'a> {
         let start = work.setting.unless_stopped("begin the base backup", starting).await?;
         pass(FailPoint::BaseStarted)?;
         let basis = work.basis(start).await?;
-        work.setting.events.step(basis.step());
         let check = work.cluster.page_check(start).filter(|_| work.options.verify_pages);
+        let adopted = work.adopt(check, &basis.selector(&work.cluster)).await?;
+        work.setting.events.step(basis.step());
         let (feeder, list) = feed(LINES_WAITING);
-        let sending = self.send_all(check, basis, feeder);
+        let sending = self.send_all(check, basis, adopted, feeder);
         let listing = self.send_list(Box::new(list));
         let both = async { futures_util::future::join(sending, listing).await };
         // A list whose feeder went away fails as well: the parts' failure is the one that tells.
@@ -77,11 +80,22 @@ impl<'a> Parts<'a> {
         Ok(taken)
     }
 
-    async fn send_all(&self, check: Option<PageCheck>, basis: Basis, feeder: SourceFeeder) -> Result<Taken, Failure> {
+    async fn send_all(
+        &self,
+        check: Option<PageCheck>,
+        basis: Basis,
+        adopted: Adopted,
+        feeder: SourceFeeder,
+    ) -> Result<Taken, Failure> {
+        self.take_adopted(&adopted, &feeder).await?;
+        let (after, known) = (adopted.last_number, adopted.paths.clone());
         let (sender, plans) = mpsc::channel(1);
         let (tree, target) = (self.work.cluster.tree.clone(), self.work.options.part_bytes);
         let selector = basis.selector(&self.work.cluster);
-        let walking = tokio::task::spawn_blocking(move || walk(&tree, target, &selector, &sender));
+        let walking = tokio::task::spawn_blocking(move || {
+            let planner = Planner::new(target, used(&tree)?, after);
+            walk(&tree, planner, &known, &selector, &sender)
+        });
         let sent = self.send_parts(plans, check, &feeder).await;
         let walked = walking
             .await
@@ -94,9 +108,25 @@ impl<'a> Parts<'a> {
             )
             .because(error)
         })?;
-        let taken = self.end(walked, basis, &feeder).await?;
+        let mut taken = self.end(walked, basis, &feeder).await?;
+        taken.resumed = adopted.finding();
         feeder.end().await;
         Ok(taken)
+    }
+
+    /// Adds the parts that are used again to the whole.
+    async fn take_adopted(&self, adopted: &Adopted, feeder: &SourceFeeder) -> Result<(), Failure> {
+        for number in &adopted.parts {
+            let note = self.work.journal.part(*number).ok_or_else(|| {
+                Failure::new(FailureKind::Failed, format!("read the note of part {number} a second time"))
+                    .hint("Look at the state directory, and run the job again.")
+            })?;
+            self.take(PartReport { lines: note.lines, ..PartReport::default() }, feeder).await?;
+        }
+        for report in &adopted.reports {
+            self.take(report.clone(), feeder).await?;
+        }
+        Ok(())
     }
 
     /// Sends the parts as they are planned, several at once. The first failure ends it, and the walk with it.
@@ -136,9 +166,16 @@ impl<'a> Parts<'a> {
         let reading = PartReading::new(root, plan.number, plan.items, check);
         let report = reading.report();
         let source = Box::new(AssembledSource::new(reading));
-        self.send(ObjectRole::Part, self.part_key(plan.number)?, Encoding::Tar, source, Some(plan.bytes)).await?;
-        pass(FailPoint::BasePartCommitted)?;
+        let key = self.part_key(plan.number)?;
+        self.send(ObjectRole::Part, key.clone(), Encoding::Tar, source, Some(plan.bytes)).await?;
         let report = std::mem::take(&mut *report.lock().unwrap_or_else(PoisonError::into_inner));
+        let going = work.places.going();
+        let held = going.into_iter().filter_map(|place| {
+            let (record, level) = place.held(&key)?;
+            Some((place.repository.name.clone(), Held { record, level }))
+        });
+        work.journal.note(&Note { number: plan.number, lines: report.lines.clone(), held: held.collect() });
+        pass(FailPoint::BasePartCommitted)?;
         self.take(report, feeder).await
     }
 
@@ -181,7 +218,7 @@ impl<'a> Parts<'a> {
         let beyond = totals.unsettled.into_iter().filter(|(_, changed)| *changed > stopped.lsn);
         beyond.for_each(|(page, _)| totals.damaged.add(page));
         let Totals { files, bytes, damaged, .. } = Totals { unsettled: Vec::new(), ..totals };
-        Ok(Taken { stopped, files, bytes, damaged, skipped: walked.skipped, basis })
+        Ok(Taken { stopped, files, bytes, damaged, skipped: walked.skipped, basis, resumed: None })
     }
 
     async fn send_list(&self, source: Box<dyn Source>) -> Result<(), Failure> {
@@ -195,8 +232,7 @@ impl<'a> Parts<'a> {
     }
 
     fn encoding(&self, form: Encoding) -> Vec<Encoding> {
-        let encrypted = self.work.doors.recipients.is_some().then_some(Encoding::OpenPgp);
-        [form, self.work.options.codec.encoding()].into_iter().chain(encrypted).collect()
+        self.work.options.encoding(self.work.doors.recipients.as_ref(), form)
     }
 
     /// Sends one object everywhere, commits it and reads it back.
@@ -228,23 +264,34 @@ impl<'a> Parts<'a> {
     }
 }
 
+/// Bytes that the cluster has at most, where it has its file system to itself.
+fn used(tree: &FileTree) -> io::Result<u64> {
+    Space::at(tree.root()).map(|space| space.total.saturating_sub(space.free))
+}
+
 /// Walks the tree twice: the large files first, each a part of its own, then everything else in bundles. What was large
-/// is remembered by name: a file that grows between the two must not fall through.
-fn walk(tree: &FileTree, target: u64, selector: &Selector, sender: &mpsc::Sender<PartPlan>) -> io::Result<Walked> {
-    let used = Space::at(tree.root()).map(|space| space.total.saturating_sub(space.free))?;
-    let mut planner = Planner::new(target, used);
+/// is remembered by name: a file that grows between the two must not fall through. What is `known` is in a part already.
+fn walk(
+    tree: &FileTree,
+    mut planner: Planner,
+    known: &HashSet<u128>,
+    selector: &Selector,
+    sender: &mpsc::Sender<PartPlan>,
+) -> io::Result<Walked> {
     let gone = || io::Error::new(io::ErrorKind::BrokenPipe, "nobody takes the parts any more");
     let send = |plan: PartPlan| sender.blocking_send(plan).map_err(|_| gone());
     let mut large = BTreeSet::new();
     tree.walk(&mut |entry: Entry| {
         let item = Item { pages: selector.pages(&entry), entry };
-        if planner.is_large(&item) {
+        if planner.is_large(&item) && !known.contains(&resume::name(&item.entry.path)) {
             large.insert(item.entry.path.clone());
             send(planner.alone(item))?;
         }
         Ok(())
     })?;
-    let skipped = tree.walk(&mut |entry: Entry| match large.contains(&entry.path) {
+    let skipped = tree.walk(&mut |entry: Entry| match large.contains(&entry.path)
+        || known.contains(&resume::name(&entry.path))
+    {
         true => Ok(()),
         false => planner.take(Item { pages: selector.pages(&entry), entry }).map_or(Ok(()), send),
     })?;

@@ -3,7 +3,7 @@
 //! Every part is committed as soon as it is whole, and read back at once; without a manifest it counts for nothing. A
 //! repository that fails is left behind without holding up the others.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -23,7 +23,7 @@ use crate::model::outcome::RepositoryOutcome;
 use crate::ops::Setting;
 use crate::pipeline::store::{Delivered, Destination, Flowed};
 use crate::steps::read_back;
-use crate::storage::PutOptions;
+use crate::storage::{PutOptions, StorageError};
 
 /// One repository.
 pub(super) struct Place {
@@ -197,12 +197,89 @@ impl Place {
         Ok(())
     }
 
+    /// Its name and its place.
+    pub(super) fn described(&self) -> (String, String) {
+        (self.repository.name.clone(), self.repository.storage.place())
+    }
+
+    /// Takes an object that an earlier run has stored and read back.
+    pub(super) fn adopt(&self, record: ObjectRecord, level: VerificationLevel) {
+        let mut state = self.state();
+        state.level = Some(state.level.map_or(level, |weakest| weakest.min(level)));
+        state.objects.push(record);
+    }
+
+    /// The object `key` as it is held, with the weakest check of any.
+    pub(super) fn held(&self, key: &ObjectKey) -> Option<(ObjectRecord, VerificationLevel)> {
+        let state = self.state();
+        let record = state.objects.iter().find(|object| object.key == *key)?;
+        Some((record.clone(), state.level?))
+    }
+
+    /// Whether what the store says of an object is still what is recorded.
+    pub(super) async fn has(&self, record: &ObjectRecord) -> bool {
+        let meta = read_back::newest(&self.repository, record).await.ok().flatten();
+        meta.is_some_and(|meta| {
+            meta.size == record.stored_size && meta.digest.is_none_or(|digest| digest == record.stored_digest)
+        })
+    }
+
+    /// What lies in the folder of the backup `name`: sizes by key.
+    pub(super) async fn folder(&self, name: &ArtifactName) -> Result<BTreeMap<ObjectKey, u64>, StorageError> {
+        let (begins, mut from, mut there) = (name.begins(), None, BTreeMap::new());
+        loop {
+            let page = self.repository.storage.list(&begins, from.as_ref()).await?;
+            there.extend(page.objects.into_iter().map(|object| (object.key, object.size)));
+            from = page.next;
+            if from.is_none() {
+                return Ok(there);
+            }
+        }
+    }
+
+    /// Ends the uploads into the folder of the backup `name` that died with an earlier run.
+    pub(super) async fn abort_uploads(&self, name: &ArtifactName) -> Result<(), StorageError> {
+        let begins = name.begins();
+        for upload in self.repository.storage.unfinished().await? {
+            if upload.key.starts_with(&begins) {
+                self.repository.storage.abort(&upload).await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Deletes from `there` what is not held.
+    pub(super) async fn clear(&self, there: &BTreeMap<ObjectKey, u64>) -> Result<(), StorageError> {
+        let held: BTreeSet<ObjectKey> = self.state().objects.iter().map(|object| object.key.clone()).collect();
+        for key in there.keys().filter(|key| !held.contains(key)) {
+            self.repository.storage.delete(key, None).await?;
+        }
+        Ok(())
+    }
+
+    /// Errors unless everything that is held lies in the backup's folder: parts may have been stored long ago. What an
+    /// earlier run's last breath added meanwhile goes.
+    async fn require_folder(&self, name: &ArtifactName) -> Result<(), Failure> {
+        let there = self.folder(name).await?;
+        let lost = self.state().objects.iter().find(|held| there.get(&held.key) != Some(&held.stored_size)).cloned();
+        if let Some(lost) = lost {
+            let message =
+                format!("commit the base backup in {}: {} is not there any more", self.repository.name, lost.key);
+            return Err(Failure::new(FailureKind::Integrity, message).hint(
+                "Something deletes what is being made: a lifecycle rule, or an expiry whose agent.expire_grace is shorter \
+                 than a base backup takes.",
+            ));
+        }
+        Ok(self.clear(&there).await?)
+    }
+
     /// Puts the `.sha256` file over everything it holds, and gives all of it in order with the weakest check of any.
     pub(super) async fn close(
         &self,
         name: &ArtifactName,
         setting: &Setting,
     ) -> Result<(Vec<ObjectRecord>, VerificationLevel), Failure> {
+        self.require_folder(name).await?;
         let mut objects = self.state().objects.clone();
         objects.sort_by(|a, b| a.key.cmp(&b.key));
         let key = name.object(ObjectRole::Checksums, &[])?;

@@ -55,8 +55,9 @@ pub(super) struct Planner {
 
 impl Planner {
     /// Parts of about `target` bytes, larger where the cluster has `expected` bytes and a manifest could not list them.
-    pub(super) fn new(target: u64, expected: u64) -> Self {
-        Self { target: target.max(expected / MOST_PARTS).max(1), number: 0, items: Vec::new(), bytes: 0 }
+    /// Their numbers follow `after`.
+    pub(super) fn new(target: u64, expected: u64, after: u32) -> Self {
+        Self { target: target.max(expected / MOST_PARTS).max(1), number: after, items: Vec::new(), bytes: 0 }
     }
 
     /// Whether `item` is large enough to be a part of its own.
@@ -105,14 +106,14 @@ mod tests {
 
     #[test]
     fn a_file_of_which_a_few_pages_are_copied_is_small() {
-        let planner = Planner::new(1 << 20, 0);
+        let planner = Planner::new(1 << 20, 0, 0);
         let some = Item { pages: Some(vec![1, 7]), ..file("big", 1 << 30) };
         assert!(!planner.is_large(&some) && some.bytes() < 17_000);
     }
 
     #[test]
     fn small_files_are_bundled_and_large_ones_are_alone() {
-        let mut planner = Planner::new(100, 0);
+        let mut planner = Planner::new(100, 0, 0);
         assert!(planner.is_large(&file("a", 50)) && !planner.is_large(&file("a", 49)));
         assert_eq!(planner.alone(file("big", 1000)).number, 1);
         assert_eq!(planner.take(file("a", 40)), None);
@@ -126,7 +127,7 @@ mod tests {
 
     #[test]
     fn a_million_small_files_never_make_a_part_that_does_not_fit_into_memory() {
-        let mut planner = Planner::new(1 << 30, 0);
+        let mut planner = Planner::new(1 << 30, 0, 0);
         let parts: Vec<_> = (0..1_000_000).filter_map(|at| planner.take(file(&format!("base/5/{at}"), 8192))).collect();
         assert!(parts.iter().all(|part| part.items.len() == MOST_ENTRIES));
         assert_eq!(parts.len(), 1_000_000 / MOST_ENTRIES);
@@ -134,7 +135,7 @@ mod tests {
 
     #[test]
     fn a_huge_cluster_has_parts_that_a_manifest_can_list() {
-        let planner = Planner::new(256 << 20, 100 << 40);
+        let planner = Planner::new(256 << 20, 100 << 40, 0);
         assert!((100 << 40) / planner.target <= MOST_PARTS + 1);
     }
 }
