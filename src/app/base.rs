@@ -36,8 +36,19 @@ impl App {
         let data_directory: Option<PathBuf> =
             self.loaded.config.postgres.data_directory.as_ref().map(|path| path.to_path_buf());
         let (recipients, blocks) = (self.recipients()?, self.block_store());
+        let bin_directory = self.loaded.config.postgres.bin_directory.as_ref().map(|path| path.to_path_buf());
+        let remote = base_backup::Remote { connection: self.replication_connection()?, bin_directory };
         let journals = Some(self.loaded.config.state_dir.join("base"));
-        Ok(base_backup::Doors { connection, data_directory, repositories, unopened, recipients, blocks, journals })
+        Ok(base_backup::Doors {
+            connection,
+            data_directory,
+            repositories,
+            unopened,
+            recipients,
+            blocks,
+            journals,
+            remote,
+        })
     }
 
     pub(super) fn base_options(&self, name: &str, job: &Job) -> Result<base_backup::Options, Failure> {

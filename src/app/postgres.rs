@@ -27,6 +27,16 @@ impl App {
         })
     }
 
+    /// The login of pg_basebackup: that of `[postgres.replication]`, or else the usual one. The replication protocol knows
+    /// no SET ROLE.
+    pub(super) fn replication_connection(&self) -> Result<Connection, Failure> {
+        let usual = self.connection(Verb::BaseBackup, None)?.with_role(None);
+        let Some(login) = &self.loaded.config.postgres.replication else { return Ok(usual) };
+        let password =
+            login.secret().map(|secret| secrets::resolve(&secret, "the replication password")).transpose()?;
+        Ok(usual.with_login(&login.user, password))
+    }
+
     /// The same with the login that a secret of AWS Secrets Manager holds. While a rotation is under way the server may
     /// take only the version before: which one it takes is tried, here and by every opening anew.
     fn connection_of_aws_secret(&self, name: String, verb: Verb) -> Result<Connection, Failure> {

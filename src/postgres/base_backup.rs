@@ -149,6 +149,12 @@ impl BackupSession {
         })
     }
 
+    /// The server's clock; on a standby no less than the primary's in what it has replayed.
+    pub async fn clock(&self) -> Result<DateTime<Utc>, PostgresError> {
+        let asked = self.session.client().query_one(include_str!("../../sql/base/clock.sql"), &[]).await;
+        Ok(asked.map_err(|error| self.session.failed("ask the server for the time", error))?.get("now"))
+    }
+
     /// What the server is now: it may have been promoted.
     pub async fn facts(&self) -> Result<ServerFacts, PostgresError> {
         ServerFacts::read(&self.session).await

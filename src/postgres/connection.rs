@@ -170,6 +170,11 @@ impl Connection {
         Self { role: role.map(ToOwned::to_owned), ..self.clone() }
     }
 
+    /// The same place with another login.
+    pub fn with_login(&self, user: &str, password: Option<SecretString>) -> Self {
+        Self { user: user.to_owned(), password, ..self.clone() }
+    }
+
     /// Connects, verifies the server as `sslmode` says, and sets the session up.
     pub async fn connect(&self) -> Result<Session, PostgresError> {
         let config = self.config();

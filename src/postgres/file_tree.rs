@@ -55,6 +55,21 @@ pub struct Entry {
     pub relation: Option<RelationFile>,
 }
 
+impl Entry {
+    /// A file of `size` bytes, or a directory.
+    pub fn of(path: String, size: Option<u64>, mode: u32, modified: i64) -> Self {
+        let file = path.rsplit('/').next().and_then(RelationFile::of_name);
+        let relation = file.filter(|file| size.is_some() && file.key(&path).is_some());
+        Self { path, size, mode, modified, relation }
+    }
+}
+
+/// Whether what lies at `path` below the data directory belongs to the running server, or to another backup or restore.
+pub fn is_left_out(path: &str) -> bool {
+    let top = path.split('/').next().unwrap_or_default();
+    LEFT_OUT.contains(&top) || is_socket(path)
+}
+
 /// The files of a data directory.
 #[derive(Clone, Debug)]
 pub struct FileTree {
@@ -89,11 +104,8 @@ impl FileTree {
         // As in the walk: only at the top may a file be a link.
         let facts = if path.contains('/') { std::fs::symlink_metadata(whole) } else { std::fs::metadata(whole) };
         let Some(facts) = gone(facts)?.filter(|facts| facts.is_file() || facts.is_dir()) else { return Ok(None) };
-        let file = path.rsplit('/').next().and_then(RelationFile::of_name);
-        let relation = file.filter(|file| facts.is_file() && file.key(path).is_some());
         let size = facts.is_file().then_some(facts.len());
-        let (mode, modified) = (facts.mode() & 0o7777, facts.mtime());
-        Ok(Some(Entry { path: path.to_owned(), size, mode, modified, relation }))
+        Ok(Some(Entry::of(path.to_owned(), size, facts.mode() & 0o7777, facts.mtime())))
     }
 
     /// Shows everything that belongs into a backup to `visit`, directories before what is in them. What vanishes
@@ -113,7 +125,7 @@ impl Walk<'_> {
             // What stands at the top may be a link to another disk: a copy has it in place.
             let Some(facts) = gone(std::fs::metadata(found.path()))? else { continue };
             match name.as_str() {
-                _ if is_temporary(&name) || is_socket(&name) || LEFT_OUT.contains(&name.as_str()) => {}
+                _ if is_temporary(&name) || is_left_out(&name) => {}
                 "pg_tblspc" => self.tablespaces(&facts)?,
                 _ if facts.is_file() => self.file(name, &facts, None)?,
                 _ if !facts.is_dir() => self.skipped.push(name),

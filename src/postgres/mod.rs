@@ -25,6 +25,7 @@ pub mod page;
 mod parameters;
 pub mod partitions;
 mod passfile;
+pub mod pg_basebackup;
 pub mod pg_dump;
 pub mod pg_restore;
 pub mod relation_file;

@@ -27,6 +27,7 @@ mod aws_secret;
 mod base_backup;
 mod base_failover;
 mod base_incremental;
+mod base_remote;
 #[cfg(feature = "failpoints")]
 mod base_resume;
 mod base_standby;

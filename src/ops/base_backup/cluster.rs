@@ -25,25 +25,21 @@ const READINGS: u32 = 20;
 #[derive(Debug)]
 pub(super) struct Cluster {
     pub(super) facts: BaseFacts,
-    pub(super) tree: FileTree,
+    /// Absent where the data directory is not here.
+    tree: Option<FileTree>,
 }
 
 impl Cluster {
-    /// Looks at the server and its data directory: that at `configured`, or else where the server says.
+    /// Looks at the server and its data directory: that at `configured`, or else where the server says, if that is here.
     pub(super) fn look(facts: BaseFacts, configured: Option<&Path>, source: Side) -> Result<Self, Failure> {
         require_side(&facts, source)?;
         require_archiving(&facts)?;
-        let root = match (configured, facts.data_directory()) {
-            (Some(configured), _) => configured.to_owned(),
-            (None, Some(told)) => told,
-            (None, None) => {
-                let message = "find the data directory: the server does not tell it to this role";
-                return Err(Failure::new(FailureKind::Usage, message)
-                    .hint("Set postgres.data_directory, or grant pg_read_all_settings to the role."));
-            }
-        };
+        let is_here = |told: &PathBuf| durable::read_bounded(&told.join("PG_VERSION"), CONTROL_LIMIT).is_ok();
+        let root = configured.map(Path::to_owned).or_else(|| facts.data_directory().filter(is_here));
+        let Some(root) = root else { return Ok(Self { facts, tree: None }) };
         let control = read_control(&root)?.0;
-        if facts.server.system_identifier.is_some_and(|server| server != control.system_identifier) {
+        let is_other = facts.server.system_identifier.is_some_and(|server| server != control.system_identifier);
+        if is_other && configured.is_some() {
             let message = format!(
                 "use the data directory {}: it is that of the system {}, not of this server",
                 root.display(),
@@ -52,17 +48,22 @@ impl Cluster {
             return Err(Failure::new(FailureKind::RefusedForSafety, message)
                 .hint("Set postgres.data_directory to that of the server that [postgres] names."));
         }
-        let tree = FileTree::new(&root, facts.server.major());
+        let tree = (!is_other).then(|| FileTree::new(&root, facts.server.major()));
         Ok(Self { facts, tree })
     }
 
-    /// Errors unless the server behind `session` itself writes into the data directory. Whoever has the same system
-    /// identifier need not: a standby, or the primary of before a failover, whose files the log would break.
-    pub(super) async fn require_own(&self, session: &BackupSession) -> Result<(), Failure> {
-        if session.writes_into(self.tree.root()).await? {
-            return Ok(());
+    /// The same with a data directory only if the server behind `session` itself writes into it. Whoever has the same
+    /// system identifier need not: a standby, or the primary of before a failover, whose files the log would break.
+    /// One that was `configured` is refused then.
+    pub(super) async fn with_own(self, session: &BackupSession, configured: bool) -> Result<Self, Failure> {
+        let Some(tree) = &self.tree else { return Ok(self) };
+        if session.writes_into(tree.root()).await? {
+            return Ok(self);
         }
-        let root = self.tree.root().display();
+        if !configured {
+            return Ok(Self { tree: None, ..self });
+        }
+        let root = tree.root().display();
         let message = format!("use the data directory {root}: the server that [postgres] names does not write into it");
         Err(Failure::new(FailureKind::RefusedForSafety, message).hint(
             "It may be that of a standby, or of the primary before a failover. Set postgres.data_directory, or \
@@ -70,13 +71,21 @@ impl Cluster {
         ))
     }
 
+    /// Its data directory; errors where it is not here.
+    pub(super) fn tree(&self) -> Result<&FileTree, Failure> {
+        self.tree.as_ref().ok_or_else(|| Failure::new(FailureKind::Failed, "read the data directory: it is not here"))
+    }
+
+    /// Whether the data directory is not here.
+    pub(super) fn is_remote(&self) -> bool {
+        self.tree.is_none()
+    }
+
     /// Errors where a standby, from whose files the backup was taken, does not follow the timeline `begun` any more: no
     /// one history of the log leads through such a backup.
     pub(super) fn require_timeline(&self, begun: Timeline) -> Result<(), Failure> {
-        if !self.facts.server.in_recovery {
-            return Ok(());
-        }
-        let now = read_control(self.tree.root())?.0.recovery_timeline;
+        let Some(tree) = self.tree.as_ref().filter(|_| self.facts.server.in_recovery) else { return Ok(()) };
+        let now = read_control(tree.root())?.0.recovery_timeline;
         if now == begun {
             return Ok(());
         }
@@ -86,7 +95,7 @@ impl Cluster {
 
     /// The control file as it is now, whole.
     pub(super) fn control(&self) -> Result<Vec<u8>, Failure> {
-        Ok(read_control(self.tree.root())?.1)
+        Ok(read_control(self.tree()?.root())?.1)
     }
 
     /// Whether pages have checksums that we understand.
@@ -101,7 +110,7 @@ impl Cluster {
 
     /// Its data directory, as its own files describe it.
     pub(super) fn directory(&self) -> Result<DataDirectory, Failure> {
-        DataDirectory::read(self.tree.root())
+        DataDirectory::read(self.tree()?.root())
             .map_err(|error| Failure::new(FailureKind::Failed, "read the data directory").because(error))
     }
 

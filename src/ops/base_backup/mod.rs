@@ -16,6 +16,7 @@ mod parts;
 mod places;
 mod plan;
 mod reading;
+mod remote;
 mod resume;
 
 use std::collections::BTreeMap;
@@ -41,6 +42,8 @@ use crate::pipeline::pack::Codec;
 use crate::postgres::{BackupSession, Connection, Stopped};
 use crate::steps::artifact;
 use crate::steps::blocks::BlockStore;
+
+pub use remote::Remote;
 
 use basis::Basis;
 use cluster::Cluster;
@@ -91,6 +94,8 @@ pub struct Doors {
     pub connection: Connection,
     /// Its data directory; asked from the server when absent.
     pub data_directory: Option<PathBuf>,
+    /// How it is reached where the data directory is not here.
+    pub remote: Remote,
     /// Where to store.
     pub repositories: Vec<Repository>,
     /// Repositories that should have it too and could not be opened, and why.
@@ -111,16 +116,23 @@ pub async fn run(options: &Options, doors: &Doors, setting: &Setting) -> Result<
     let asking = async { Ok(BackupSession::connect(&doors.connection).await?) };
     let (session, facts) = setting.unless_stopped("ask the server what a base backup needs", asking).await?;
     let cluster = Cluster::look(facts, doors.data_directory.as_deref(), options.source)?;
-    setting.unless_stopped("look at the data directory", cluster.require_own(&session)).await?;
+    let owning = cluster.with_own(&session, doors.data_directory.is_some());
+    let cluster = setting.unless_stopped("look at the data directory", owning).await?;
     let system = cluster.facts.server.system_identifier;
     let owner = Owner { cluster: &options.cluster, system, former: &options.former_systems };
     let opening = Places::open(&doors.repositories, &options.storage_class, &owner, started);
     let places = setting.unless_stopped("open the repositories", opening).await?;
     let journal = Journal::of(doors.journals.as_deref(), &options.job);
-    let naming = async { name(options, doors, &places, &journal, system, started).await };
+    let naming = async {
+        match cluster.is_remote() {
+            true => Ok((artifact::free_name(&doors.repositories, started, ArtifactName::of_base).await?, false)),
+            false => name(options, doors, &places, &journal, system, started).await,
+        }
+    };
     let (name, resumes) = setting.unless_stopped("find a name for the base backup", naming).await?;
     let parent = match options.kind {
         BaseKind::Full => None,
+        BaseKind::Incremental if cluster.is_remote() => Some(Err("pg_basebackup copies everything".to_owned())),
         BaseKind::Incremental => {
             let finding = async { Parent::find(&places, &cluster, started).await };
             Some(setting.unless_stopped("find what to build upon", finding).await?)
@@ -193,7 +205,10 @@ struct Taken {
 
 impl Work<'_> {
     async fn make(self, mut findings: Vec<Finding>) -> Result<Outcome, Failure> {
-        let taken = Parts::new(&self).make().await?;
+        let taken = match self.cluster.is_remote() {
+            true => Parts::new(&self).make_remotely(&self.doors.remote).await?,
+            false => Parts::new(&self).make().await?,
+        };
         findings.extend(self.findings(&taken));
         self.setting.events.step("waiting for the log of the backup");
         let record = self.base_record(&taken)?;
@@ -249,6 +264,10 @@ impl Work<'_> {
         let mut findings = Vec::new();
         findings.extend(taken.basis.finding());
         findings.extend(taken.resumed.clone());
+        if self.cluster.is_remote() {
+            let message = "the data directory is not here: the backup came through pg_basebackup";
+            findings.push(Finding::new(Severity::Info, "through-pg-basebackup", message));
+        }
         if !taken.damaged.is_none() {
             findings.push(damage(&taken.damaged));
         }

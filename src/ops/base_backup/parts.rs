@@ -25,16 +25,17 @@ use crate::ops::base_backup::resume::{self, Adopted};
 use crate::ops::base_backup::{Taken, Work};
 use crate::pipeline::store::{PartRecipe, Progress, store_part};
 use crate::pipeline::ustar;
+use crate::postgres::Stopped;
 use crate::postgres::file_tree::{Entry, FileTree};
 use crate::steps::artifact::telling;
 
 /// Chunks of the list of files between those who find them and the object.
-const LINES_WAITING: usize = 4;
+pub(super) const LINES_WAITING: usize = 4;
 
 /// The parts of one backup.
 pub(super) struct Parts<'a> {
-    work: &'a Work<'a>,
-    progress: Arc<Progress>,
+    pub(super) work: &'a Work<'a>,
+    pub(super) progress: Arc<Progress>,
     totals: Mutex<Totals>,
 }
 
@@ -44,6 +45,16 @@ struct Totals {
     bytes: u64,
     damaged: DamagedPages,
     unsettled: Vec<(crate::model::base::DamagedPage, Lsn)>,
+}
+
+/// What goes into the last part, and what there is to say of the others.
+pub(super) struct Ending {
+    /// The last part's number.
+    pub(super) number: u32,
+    /// The control file.
+    pub(super) control: Vec<u8>,
+    /// What was skipped.
+    pub(super) skipped: Vec<String>,
 }
 
 /// What a walk tells besides the parts.
@@ -90,7 +101,8 @@ impl<'a> Parts<'a> {
         self.take_adopted(&adopted, &feeder).await?;
         let (after, known) = (adopted.last_number, adopted.paths.clone());
         let (sender, plans) = mpsc::channel(1);
-        let (tree, target) = (self.work.cluster.tree.clone(), self.work.options.part_bytes);
+        let (tree, target) = (self.work.cluster.tree()?.clone(), self.work.options.part_bytes);
+        let root = tree.root().display().to_string();
         let selector = basis.selector(&self.work.cluster);
         let walking = tokio::task::spawn_blocking(move || {
             let planner = Planner::new(target, used(&tree)?, after);
@@ -102,11 +114,7 @@ impl<'a> Parts<'a> {
             .map_err(|error| Failure::new(FailureKind::Failed, "walk the data directory").because(error))?;
         sent?;
         let walked = walked.map_err(|error| {
-            Failure::new(
-                FailureKind::Failed,
-                format!("walk the data directory {}", self.work.cluster.tree.root().display()),
-            )
-            .because(error)
+            Failure::new(FailureKind::Failed, format!("walk the data directory {root}")).because(error)
         })?;
         let mut taken = self.end(walked, basis, &feeder).await?;
         taken.resumed = adopted.finding();
@@ -162,7 +170,7 @@ impl<'a> Parts<'a> {
     async fn send_part(&self, plan: PartPlan, check: Option<PageCheck>, feeder: &SourceFeeder) -> Result<(), Failure> {
         let work = self.work;
         work.setting.require_going_on("go on with the base backup")?;
-        let root = work.cluster.tree.root().to_owned();
+        let root = work.cluster.tree()?.root().to_owned();
         let reading = PartReading::new(root, plan.number, plan.items, check);
         let report = reading.report();
         let source = Box::new(AssembledSource::new(reading));
@@ -180,7 +188,7 @@ impl<'a> Parts<'a> {
     }
 
     /// Adds a part's report to the whole and its lines to the list of files.
-    async fn take(&self, report: PartReport, feeder: &SourceFeeder) -> Result<(), Failure> {
+    pub(super) async fn take(&self, report: PartReport, feeder: &SourceFeeder) -> Result<(), Failure> {
         let lines = lines(&report.lines)?;
         {
             let mut totals = self.totals.lock().unwrap_or_else(PoisonError::into_inner);
@@ -202,6 +210,19 @@ impl<'a> Parts<'a> {
         let stopping = async { Ok(work.session.stop().await?) };
         let stopped = work.setting.unless_stopped("end the base backup", stopping).await?;
         pass(FailPoint::BaseStopped)?;
+        let ending = Ending { number: walked.next_number, control, skipped: walked.skipped };
+        self.close(ending, stopped, basis, feeder).await
+    }
+
+    /// The last part: the control file and the label.
+    pub(super) async fn close(
+        &self,
+        ending: Ending,
+        stopped: Stopped,
+        basis: Basis,
+        feeder: &SourceFeeder,
+    ) -> Result<Taken, Failure> {
+        let Ending { number, control, skipped } = ending;
         let files = [
             (CONTROL_FILE, control),
             (TABLESPACE_MAP, stopped.map.clone().into_bytes()),
@@ -209,8 +230,8 @@ impl<'a> Parts<'a> {
         ];
         let present = files.into_iter().filter(|(path, bytes)| *path != TABLESPACE_MAP || !bytes.is_empty());
         let modified = stopped.at.timestamp();
-        let (archive, report) = last_part(walked.next_number, present, modified);
-        let key = self.part_key(walked.next_number)?;
+        let (archive, report) = last_part(number, present, modified);
+        let key = self.part_key(number)?;
         let size = archive.len() as u64;
         self.send(ObjectRole::Part, key, Encoding::Tar, Box::new(BytesSource::new(archive)), Some(size)).await?;
         self.take(report, feeder).await?;
@@ -218,16 +239,16 @@ impl<'a> Parts<'a> {
         let beyond = totals.unsettled.into_iter().filter(|(_, changed)| *changed > stopped.lsn);
         beyond.for_each(|(page, _)| totals.damaged.add(page));
         let Totals { files, bytes, damaged, .. } = Totals { unsettled: Vec::new(), ..totals };
-        Ok(Taken { stopped, files, bytes, damaged, skipped: walked.skipped, basis, resumed: None })
+        Ok(Taken { stopped, files, bytes, damaged, skipped, basis, resumed: None })
     }
 
-    async fn send_list(&self, source: Box<dyn Source>) -> Result<(), Failure> {
+    pub(super) async fn send_list(&self, source: Box<dyn Source>) -> Result<(), Failure> {
         let encoding = self.encoding(Encoding::Files);
         let key = self.work.name.object(ObjectRole::Files, &encoding)?;
         self.send(ObjectRole::Files, key, Encoding::Files, source, None).await
     }
 
-    fn part_key(&self, number: u32) -> Result<ObjectKey, Failure> {
+    pub(super) fn part_key(&self, number: u32) -> Result<ObjectKey, Failure> {
         Ok(self.work.name.part(number, &self.encoding(Encoding::Tar))?)
     }
 
@@ -236,7 +257,7 @@ impl<'a> Parts<'a> {
     }
 
     /// Sends one object everywhere, commits it and reads it back.
-    async fn send(
+    pub(super) async fn send(
         &self,
         role: ObjectRole,
         key: ObjectKey,

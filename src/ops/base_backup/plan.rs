@@ -9,7 +9,7 @@ use crate::postgres::file_tree::Entry;
 use crate::postgres::page::PAGE_BYTES;
 
 /// Entries in one part, at most: what bounds memory for a million small relations.
-const MOST_ENTRIES: usize = 4096;
+pub(super) const MOST_ENTRIES: usize = 4096;
 
 /// Parts that a manifest can list, about.
 const MOST_PARTS: u64 = 20_000;

@@ -48,6 +48,35 @@ pub(super) struct PartReport {
     pub unsettled: Vec<(DamagedPage, Lsn)>,
 }
 
+impl PartReport {
+    /// Takes a page that fails and says that it was last changed at `changed`.
+    pub(super) fn note(&mut self, page: DamagedPage, changed: Lsn, check: PageCheck) {
+        match changed >= check.start && self.unsettled.len() < MOST_UNSETTLED {
+            true => self.unsettled.push((page, changed)),
+            false => self.damaged.add(page),
+        }
+    }
+
+    /// Takes a file or directory of part `number`: size and digest of what is stored, and how many pages of it that is.
+    pub(super) fn line(
+        &mut self,
+        number: u32,
+        entry: &Entry,
+        content: Option<(u64, Option<u128>)>,
+        pages: Option<u32>,
+    ) {
+        self.lines.push(FileLine {
+            path: entry.path.clone(),
+            part: number,
+            size: content.map(|(size, _)| size),
+            digest: content.and_then(|(_, digest)| digest).map(|digest| format!("{digest:032x}")),
+            pages,
+            modified: entry.modified,
+            mode: entry.mode,
+        });
+    }
+}
+
 /// Reads the entries of one part.
 pub(super) struct PartReading {
     pub(super) root: PathBuf,
@@ -225,24 +254,11 @@ impl PartReading {
     }
 
     fn note(&self, page: DamagedPage, changed: Lsn, check: PageCheck) {
-        let mut report = self.report.lock().unwrap_or_else(PoisonError::into_inner);
-        match changed >= check.start && report.unsettled.len() < MOST_UNSETTLED {
-            true => report.unsettled.push((page, changed)),
-            false => report.damaged.add(page),
-        }
+        self.report.lock().unwrap_or_else(PoisonError::into_inner).note(page, changed, check);
     }
 
     fn line(&self, entry: &Entry, content: Option<(u64, Option<u128>)>, pages: Option<u32>) {
-        let line = FileLine {
-            path: entry.path.clone(),
-            part: self.number,
-            size: content.map(|(size, _)| size),
-            digest: content.and_then(|(_, digest)| digest).map(|digest| format!("{digest:032x}")),
-            pages,
-            modified: entry.modified,
-            mode: entry.mode,
-        };
-        self.report.lock().unwrap_or_else(PoisonError::into_inner).lines.push(line);
+        self.report.lock().unwrap_or_else(PoisonError::into_inner).line(self.number, entry, content, pages);
     }
 
     fn put(&mut self, bytes: &[u8]) {

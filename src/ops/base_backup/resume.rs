@@ -131,7 +131,7 @@ impl Work<'_> {
                 return Ok((note, None));
             }
         }
-        let (tree, selector, stop) = (self.cluster.tree.clone(), selector.clone(), self.setting.stop.clone());
+        let (tree, selector, stop) = (self.cluster.tree()?.clone(), selector.clone(), self.setting.stop.clone());
         let reading = tokio::task::spawn_blocking(move || {
             let report = read_again(&tree, &note, &selector, check, &stop).unwrap_or_else(|error| {
                 tracing::debug!(part = number, %error, "is sent anew");

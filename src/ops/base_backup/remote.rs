@@ -1,0 +1,401 @@
+//! A base backup through pg_basebackup, where the data directory is not here: its one stream is cut into the same parts.
+//!
+//! One part after the other, straight from the program's output, with no copy in between. The label, the control file and
+//! PostgreSQL's own manifest are taken out of the stream: the first two go into the last part, as always, and the third
+//! says where the backup ends. A page that fails cannot be read again here: it may be one that was being written.
+
+use std::io::{self, Read};
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use xxhash_rust::xxh3::Xxh3;
+
+use crate::host::{AssembledSource, Assembly, Child, SourceError, SourceFeeder, feed};
+use crate::host::{ChildSpec, Source as _};
+use crate::model::base::{BACKUP_LABEL, BackupLabel, CONTROL_FILE, DamagedPage, TABLESPACE_MAP};
+use crate::model::failure::{Failure, FailureKind};
+use crate::model::manifest::{Encoding, ObjectRole};
+use crate::ops::base_backup::basis::Basis;
+use crate::ops::base_backup::parts::{Ending, LINES_WAITING, Parts};
+use crate::ops::base_backup::plan::MOST_ENTRIES;
+use crate::ops::base_backup::reading::{PageCheck, PartReport};
+use crate::ops::base_backup::{Taken, Work};
+use crate::pipeline::ustar::{self, Member, Reader};
+use crate::postgres::file_tree::{Entry, is_left_out};
+use crate::postgres::page::{PAGE_BYTES, Page, judge};
+use crate::postgres::pg_basebackup::{self, MANIFEST, ManifestTail};
+use crate::postgres::{ChildEnvironment, ClientTools, Connection, Stopped};
+use crate::steps::artifact::telling;
+
+/// Bytes of a file passed on in one go: whole pages.
+const WINDOW_BYTES: usize = 256 << 10;
+
+/// Largest label or control file, in bytes.
+const KEPT_LIMIT: usize = 1 << 20;
+
+/// Longest silence of pg_basebackup: a checkpoint at leisure comes within it.
+const NO_PROGRESS: Duration = Duration::from_secs(60 * 60);
+
+/// Parts after which they become twice as large, so that a manifest can list them.
+const PARTS_OF_A_SIZE: u32 = 2000;
+
+/// How a cluster is reached whose data directory is not here.
+#[derive(Clone, Debug)]
+pub struct Remote {
+    /// A login with REPLICATION.
+    pub connection: Connection,
+    /// Where pg_basebackup is; searched for when absent.
+    pub bin_directory: Option<PathBuf>,
+}
+
+/// What is taken out of the stream.
+#[derive(Default)]
+struct Kept {
+    label: Vec<u8>,
+    control: Vec<u8>,
+    manifest: ManifestTail,
+}
+
+/// The archive that pg_basebackup writes.
+struct Stream {
+    reader: Reader<Child>,
+    next: Option<Member>,
+    kept: Kept,
+}
+
+impl Stream {
+    /// Reads up to the first file that is passed on: blocks until the server has made its checkpoint.
+    fn begin(child: Child) -> io::Result<Self> {
+        let mut stream = Self { reader: Reader::new(child), next: None, kept: Kept::default() };
+        stream.advance()?;
+        Ok(stream)
+    }
+
+    /// Goes on to the next member that is passed on.
+    fn advance(&mut self) -> io::Result<()> {
+        self.next = None;
+        while let Some(member) = self.reader.next_member()? {
+            match member.path.as_str() {
+                BACKUP_LABEL => self.kept.label = self.read_whole()?,
+                CONTROL_FILE => self.kept.control = self.read_whole()?,
+                TABLESPACE_MAP => {}
+                MANIFEST => self.read_manifest()?,
+                path if is_left_out(path) => {}
+                _ => {
+                    self.next = Some(member);
+                    return Ok(());
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn read_whole(&mut self) -> io::Result<Vec<u8>> {
+        let (mut bytes, mut window) = (Vec::new(), vec![0; 8192]);
+        loop {
+            match self.reader.read_content(&mut window)? {
+                0 => return Ok(bytes),
+                count if bytes.len() + count <= KEPT_LIMIT => bytes.extend_from_slice(&window[..count]),
+                _ => return Err(io::Error::other("its label or control file is too large")),
+            }
+        }
+    }
+
+    fn read_manifest(&mut self) -> io::Result<()> {
+        let mut window = vec![0; WINDOW_BYTES];
+        loop {
+            match self.reader.read_content(&mut window)? {
+                0 => return Ok(()),
+                count => self.kept.manifest.take(&window[..count]),
+            }
+        }
+    }
+
+    /// Errors unless the program has ended well after the end of its archive.
+    fn end(self) -> io::Result<Kept> {
+        let child = self.reader.into_source()?;
+        Box::new(child).finish().map_err(io::Error::other)?;
+        Ok(self.kept)
+    }
+}
+
+/// Passes on the files of one part.
+struct StreamPart {
+    stream: Arc<Mutex<Stream>>,
+    number: u32,
+    target: u64,
+    check: Option<PageCheck>,
+    report: Arc<Mutex<PartReport>>,
+    state: State,
+    entries: usize,
+    bytes: u64,
+    window: Vec<u8>,
+    given: usize,
+    filled: usize,
+}
+
+enum State {
+    Between,
+    Within(Box<Current>),
+    Ended,
+}
+
+struct Current {
+    entry: Entry,
+    size: u64,
+    read: u64,
+    hasher: Xxh3,
+}
+
+impl StreamPart {
+    fn new(stream: Arc<Mutex<Stream>>, number: u32, target: u64, check: Option<PageCheck>) -> Self {
+        Self {
+            stream,
+            number,
+            target,
+            check,
+            report: Arc::default(),
+            state: State::Between,
+            entries: 0,
+            bytes: 0,
+            window: vec![0; WINDOW_BYTES],
+            given: 0,
+            filled: 0,
+        }
+    }
+
+    fn advance(&mut self) -> io::Result<bool> {
+        match std::mem::replace(&mut self.state, State::Ended) {
+            State::Ended => Ok(false),
+            State::Within(current) => self.read_on(current).map(|()| true),
+            State::Between => {
+                let full = self.bytes >= self.target || self.entries >= MOST_ENTRIES;
+                let next = if full { None } else { lock(&self.stream).next.take() };
+                match next {
+                    Some(member) => self.begin(member)?,
+                    None => self.put(&ustar::end()),
+                }
+                Ok(true)
+            }
+        }
+    }
+
+    fn begin(&mut self, member: Member) -> io::Result<()> {
+        self.put(&member.header());
+        self.entries += 1;
+        let (mode, modified, size) = (member.mode, member.modified, member.size);
+        let entry = Entry::of(member.path, size, mode, modified);
+        self.state = match size {
+            Some(size) => State::Within(Box::new(Current { entry, size, read: 0, hasher: Xxh3::new() })),
+            None => {
+                lock_report(&self.report).line(self.number, &entry, None, None);
+                lock(&self.stream).advance()?;
+                State::Between
+            }
+        };
+        Ok(())
+    }
+
+    fn read_on(&mut self, mut current: Box<Current>) -> io::Result<()> {
+        let left = current.size - current.read;
+        if left == 0 {
+            self.put(&vec![0; ustar::padding(current.size)]);
+            let content = Some((current.size, Some(current.hasher.digest128())));
+            lock_report(&self.report).line(self.number, &current.entry, content, None);
+            self.bytes += current.size;
+            lock(&self.stream).advance()?;
+            self.state = State::Between;
+            return Ok(());
+        }
+        let wanted = usize::try_from(left).unwrap_or(usize::MAX).min(WINDOW_BYTES);
+        self.fill(wanted)?;
+        self.verify(&current.entry, current.read, wanted);
+        current.hasher.update(&self.window[..wanted]);
+        current.read += wanted as u64;
+        (self.given, self.filled) = (0, wanted);
+        self.state = State::Within(current);
+        Ok(())
+    }
+
+    fn fill(&mut self, wanted: usize) -> io::Result<()> {
+        let (mut stream, mut filled) = (lock(&self.stream), 0);
+        while filled < wanted {
+            match stream.reader.read_content(&mut self.window[filled..wanted])? {
+                0 => return Err(io::ErrorKind::UnexpectedEof.into()),
+                count => filled += count,
+            }
+        }
+        Ok(())
+    }
+
+    fn verify(&self, entry: &Entry, start: u64, filled: usize) {
+        let (Some(check), Some(relation)) = (self.check, entry.relation) else { return };
+        let first = relation.segment.wrapping_mul(check.segment_pages);
+        for (page, bytes) in self.window[..filled].chunks_exact(PAGE_BYTES).enumerate() {
+            let at = start / PAGE_BYTES as u64 + page as u64;
+            let block = first.wrapping_add(u32::try_from(at).unwrap_or(u32::MAX));
+            if let Page::Broken(changed) = judge(bytes, block) {
+                let page = DamagedPage { path: entry.path.clone(), block };
+                lock_report(&self.report).note(page, changed, check);
+            }
+        }
+    }
+
+    fn put(&mut self, bytes: &[u8]) {
+        self.window[..bytes.len()].copy_from_slice(bytes);
+        (self.given, self.filled) = (0, bytes.len());
+    }
+}
+
+impl Read for StreamPart {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        while self.given == self.filled {
+            if buffer.is_empty() || !self.advance()? {
+                return Ok(0);
+            }
+        }
+        let count = buffer.len().min(self.filled - self.given);
+        buffer[..count].copy_from_slice(&self.window[self.given..self.given + count]);
+        self.given += count;
+        Ok(count)
+    }
+}
+
+impl Assembly for StreamPart {
+    fn require_whole(&self) -> Result<(), SourceError> {
+        match self.state {
+            State::Ended => Ok(()),
+            _ => Err(SourceError::new("a part of pg_basebackup's stream was left before its end")),
+        }
+    }
+}
+
+fn lock(stream: &Mutex<Stream>) -> std::sync::MutexGuard<'_, Stream> {
+    stream.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn lock_report(report: &Mutex<PartReport>) -> std::sync::MutexGuard<'_, PartReport> {
+    report.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Work<'_> {
+    /// The program, ready to run; the login lasts as long as what comes with it.
+    fn command(&self, remote: &Remote) -> Result<(ChildSpec, ChildEnvironment), Failure> {
+        if !self.cluster.facts.tablespaces.is_empty() {
+            let message =
+                "make a base backup through pg_basebackup: the cluster has tablespaces, and one stream holds none";
+            return Err(Failure::new(FailureKind::RefusedForSafety, message).hint(
+                "Run the agent where the data directory is, and set postgres.data_directory if it does not find it.",
+            ));
+        }
+        let tools = ClientTools::find(remote.bin_directory.as_deref(), self.cluster.facts.server.major())?;
+        let program = tools.pg_dump.path.with_file_name("pg_basebackup");
+        let environment = remote.connection.child_environment()?;
+        let label = format!("dbagent {}", self.name);
+        let spec = pg_basebackup::base_backup(&program, &environment, &label, self.options.fast_checkpoint);
+        Ok((ChildSpec { no_progress: Some(NO_PROGRESS), ..spec }, environment))
+    }
+}
+
+impl Parts<'_> {
+    /// Lets pg_basebackup read the cluster, and sends what it gives.
+    pub(super) async fn make_remotely(&self, remote: &Remote) -> Result<Taken, Failure> {
+        let work = self.work;
+        work.setting.events.step("waiting for pg_basebackup and its checkpoint");
+        let (spec, _login) = work.command(remote)?;
+        let child = Child::spawn(&spec).map_err(refused)?;
+        let stopper = child.stopper();
+        // A run that is dropped must not leave the program waiting for a reader.
+        let _killer = stopper.kill_on_drop();
+        let beginning = async {
+            let begun = tokio::task::spawn_blocking(move || Stream::begin(child)).await;
+            begun
+                .map_err(|error| Failure::new(FailureKind::Failed, "read pg_basebackup").because(error))?
+                .map_err(refused)
+        };
+        let stream = work.setting.unless_stopped("begin the base backup", beginning).await?;
+        let label = String::from_utf8_lossy(&stream.kept.label).into_owned();
+        let start = BackupLabel::parse(&label).ok_or_else(|| {
+            Failure::new(FailureKind::Failed, "understand what pg_basebackup gives: no label stands first")
+        })?;
+        let check = work.cluster.page_check(start.start).filter(|_| work.options.verify_pages);
+        work.setting.events.step("copying what pg_basebackup gives");
+        let (feeder, list) = feed(LINES_WAITING);
+        let sending = self.cut(stream, (start, label), check, feeder);
+        let listing = self.send_list(Box::new(list));
+        let both = async { futures_util::future::join(sending, listing).await };
+        let (sent, listed) = telling(&work.setting.events, &self.progress, None, both).await;
+        let taken = sent?;
+        listed?;
+        Ok(taken)
+    }
+
+    /// Cuts the stream into parts and ends the backup.
+    async fn cut(
+        &self,
+        stream: Stream,
+        (start, label): (BackupLabel, String),
+        check: Option<PageCheck>,
+        feeder: SourceFeeder,
+    ) -> Result<Taken, Failure> {
+        let work = self.work;
+        let stream = Arc::new(Mutex::new(stream));
+        let mut number = 0;
+        while lock(&stream).next.is_some() {
+            work.setting.require_going_on("go on with the base backup")?;
+            number += 1;
+            let target = work.options.part_bytes << (number / PARTS_OF_A_SIZE).min(16);
+            let part = StreamPart::new(stream.clone(), number, target, check);
+            let report = part.report.clone();
+            let source = Box::new(AssembledSource::new(part));
+            self.send(ObjectRole::Part, self.part_key(number)?, Encoding::Tar, source, Some(target)).await?;
+            let report = std::mem::take(&mut *lock_report(&report));
+            self.take(report, &feeder).await?;
+        }
+        let stream = Arc::into_inner(stream)
+            .and_then(|stream| stream.into_inner().ok())
+            .ok_or_else(|| Failure::new(FailureKind::Failed, "end the base backup: its stream is still being read"))?;
+        let ending = async {
+            let ended = tokio::task::spawn_blocking(move || stream.end()).await;
+            ended
+                .map_err(|error| Failure::new(FailureKind::Failed, "read pg_basebackup").because(error))?
+                .map_err(refused)
+        };
+        let kept = work.setting.unless_stopped("end the base backup", ending).await?;
+        let stopped = self.stopped(&kept, start, label).await?;
+        let basis = Basis::Full(work.parent.clone().and_then(Result::err));
+        let ending = Ending { number: number + 1, control: kept.control, skipped: Vec::new() };
+        let taken = self.close(ending, stopped, basis, &feeder).await?;
+        feeder.end().await;
+        Ok(taken)
+    }
+
+    /// Where it ended, by PostgreSQL's own manifest: one stretch of the log, from where the label says.
+    async fn stopped(&self, kept: &Kept, start: BackupLabel, label: String) -> Result<Stopped, Failure> {
+        let ranges = kept.manifest.ranges().unwrap_or_default();
+        match ranges.as_slice() {
+            [range] if range.timeline == start.timeline && range.start == start.start => {
+                let asking = async { Ok(self.work.session.clock().await?) };
+                let at = self.work.setting.unless_stopped("ask the server for the time", asking).await?;
+                Ok(Stopped { lsn: range.end, label, map: String::new(), at })
+            }
+            _ => {
+                let message = format!("end the base backup: it needs the log of {} timelines", ranges.len());
+                Err(Failure::new(FailureKind::Failed, message).hint("There was a failover. Run the job again."))
+            }
+        }
+    }
+}
+
+fn refused(error: impl std::error::Error + Send + Sync + 'static) -> Failure {
+    Failure::new(
+        FailureKind::Failed,
+        "stream the cluster through pg_basebackup, because its data directory is not here",
+    )
+    .because(error)
+    .hint(
+        "The login needs REPLICATION and a `replication` line in pg_hba.conf; [postgres.replication] names another \
+             login. Where the data directory is, an agent that may read it needs neither: postgres.data_directory.",
+    )
+}

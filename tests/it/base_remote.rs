@@ -1,0 +1,157 @@
+//! Base backups through pg_basebackup, by an agent that cannot see the data directory.
+
+use std::cell::Cell;
+use std::process::Stdio;
+
+use dbagent::model::base::BaseKind;
+use dbagent::postgres::page::PAGE_BYTES;
+
+use crate::base_backup::{backup, file_list, manifest};
+use crate::base_failover::{Held, catch_up};
+use crate::base_incremental::{self, incremental};
+use crate::cli::Desk;
+use crate::expire_wal::bases_in;
+use crate::recover::{Copy, commit, ledger};
+use crate::stage::archive::{self, rewrite_plan, switch};
+use crate::stage::standby::Standby;
+
+const SUMS: &str = "SELECT (SELECT count(*) || ' ' || md5(string_agg(m::text, ',' ORDER BY n)) FROM much m) || ' ' \
+                    || (SELECT md5(string_agg(o::text, ',' ORDER BY id)) FROM orders o)";
+
+/// A desk whose login is not told where the data directory is, as that of an agent elsewhere.
+fn desk() -> Desk {
+    let mut desk = base_incremental::desk_with(&[("full_page_writes", "on")]);
+    ledger(&desk);
+    desk.site.ask("CREATE TABLE much AS SELECT n, repeat(md5(n::text), 20) AS t FROM generate_series(1, 30000) n");
+    desk.site.ask("CREATE UNLOGGED TABLE scratchpad AS SELECT n FROM generate_series(1, 1000) n");
+    desk.site.ask("CREATE ROLE far LOGIN REPLICATION");
+    desk.site.ask("GRANT CONNECT ON DATABASE shop TO far");
+    desk.environment = vec![("DBAGENT_POSTGRES__USER", "far".to_owned())];
+    desk
+}
+
+/// Takes a base backup and does `work` for as long as it runs; gives what it said.
+fn backup_under_load(desk: &Desk, work: &dyn Fn()) -> String {
+    let mut command = desk.command(&["job", "run", "base", "--json"]);
+    let mut running = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    while running.try_wait().unwrap().is_none() {
+        work();
+    }
+    let output = running.wait_with_output().unwrap();
+    let said = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(output.status.success(), "{said}");
+    said
+}
+
+#[test]
+fn a_base_backup_through_pg_basebackup_is_one_like_any_other() {
+    let desk = desk();
+    commit(&desk, 1);
+    let outcome = backup_under_load(&desk, &|| drop(desk.site.ask("UPDATE much SET t = t || '.' WHERE n % 97 = 3")));
+    assert!(outcome.contains("through-pg-basebackup"), "{outcome}");
+    let made = manifest(&desk);
+    let base = made.base.clone().unwrap();
+    assert!(base.pages_verified && base.damaged.is_none() && !base.from_standby, "{base:?}");
+    let lines = file_list(&desk, &made);
+    assert_eq!(lines.len() as u64, base.files);
+    assert_eq!(lines.iter().filter_map(|line| line.size).sum::<u64>(), base.bytes);
+    let last = lines.iter().map(|line| line.part).max().unwrap();
+    let part = |path: &str| lines.iter().find(|line| line.path == path).unwrap_or_else(|| panic!("{path}")).part;
+    assert!(last > 3 && part("backup_label") == last && part("global/pg_control") == last, "{last} parts");
+    assert!(!lines.iter().any(|line| line.path == "backup_manifest"));
+    assert_eq!(desk.json(0, &["backup", "verify", "--deep"])["verified"][0]["good"], true);
+
+    let moment = commit(&desk, 2).at;
+    let sums = desk.site.ask(SUMS);
+    commit(&desk, 3);
+    switch(&desk);
+    let copy = Copy::restore(&desk, "c", &["--target-time", &moment]);
+    assert_eq!((copy.rows(), copy.ask(SUMS)), (vec![1, 2], sums));
+    drop(copy);
+    let copy = Copy::restore(&desk, "c", &["--latest", "--action", "promote"]);
+    assert_eq!((copy.rows(), copy.ask("SELECT count(*) FROM scratchpad")), (vec![1, 2, 3], "0".to_owned()));
+    crate::base_workload::amcheck(&copy, 0);
+}
+
+#[test]
+fn an_incremental_one_is_asked_for_in_vain_and_a_local_increment_builds_upon_it() {
+    let mut desk = desk();
+    let outcome = incremental(&desk);
+    assert!(outcome["findings"].to_string().contains("pg_basebackup copies everything"), "{outcome}");
+    assert_eq!(manifest(&desk).base.unwrap().kind, BaseKind::Full);
+    desk.environment.clear();
+    desk.site.ask("UPDATE much SET t = 'changed' WHERE n % 100 = 7");
+    incremental(&desk);
+    assert_eq!(manifest(&desk).base.unwrap().kind, BaseKind::Incremental);
+    let sums = desk.site.ask(SUMS);
+    switch(&desk);
+    assert_eq!(Copy::restore(&desk, "c", &["--latest", "--action", "promote"]).ask(SUMS), sums);
+}
+
+#[test]
+fn a_standby_elsewhere_is_backed_up_through_pg_basebackup_too() {
+    let mut desk = desk();
+    rewrite_plan(&desk, |plan| {
+        plan.replacen("verb = 'base-backup'\n", "verb = 'base-backup'\nsource = 'standby'\n", 1)
+    });
+    let standby = Standby::of(&desk.site.server, &[]);
+    commit(&desk, 1);
+    catch_up(&desk, &standby);
+    let state = desk.site.directory("standby-state");
+    archive::give(&desk);
+    desk.environment.push(("DBAGENT_POSTGRES__HOST", standby.directory().display().to_string()));
+    desk.environment.push(("DBAGENT_STATE_DIR", state.display().to_string()));
+    let last = Cell::new(1);
+    backup_under_load(&desk, &|| {
+        last.set(last.get() + 1);
+        commit(&desk, last.get());
+        switch(&desk);
+    });
+    assert!(manifest(&desk).base.unwrap().from_standby);
+    let copy = Copy::restore(&desk, "c", &["--latest", "--action", "promote"]);
+    assert_eq!((copy.rows(), copy.ask(SUMS)), ((1..=last.get()).collect(), desk.site.ask(SUMS)));
+}
+
+#[test]
+fn f15_a_pg_basebackup_that_loses_its_server_half_way_makes_nothing() {
+    let desk = desk();
+    let held = Held::begin(&desk);
+    let ended = desk.site.server.sql("SELECT count(pg_terminate_backend(pid)) FROM pg_stat_replication").unwrap();
+    assert_eq!(ended.trim(), "1", "it was streaming");
+    let (code, said) = held.end();
+    assert_eq!(code, Some(1), "{said}");
+    assert!(said.to_string().contains("pg_basebackup"), "{said}");
+    assert_eq!(bases_in(&desk, "local"), Vec::<String>::new());
+    backup(&desk);
+    assert_eq!(bases_in(&desk, "local").len(), 1);
+}
+
+#[test]
+fn what_one_stream_cannot_hold_and_who_may_not_stream_is_refused_in_words() {
+    let desk = desk();
+    desk.site.ask("ALTER ROLE far NOREPLICATION");
+    let run = desk.json(1, &["job", "run", "base"]).to_string();
+    assert!(run.contains("needs REPLICATION") && run.contains("postgres.data_directory"), "{run}");
+    desk.site.ask("ALTER ROLE far REPLICATION");
+    let place = desk.site.directory("tablespace");
+    archive::give(&desk);
+    desk.site.server.sql(&format!("CREATE TABLESPACE elsewhere LOCATION '{}'", place.display())).unwrap();
+    let run = desk.json(15, &["job", "run", "base"]).to_string();
+    assert!(run.contains("the cluster has tablespaces"), "{run}");
+    assert_eq!(bases_in(&desk, "local"), Vec::<String>::new());
+}
+
+#[test]
+fn a_damaged_page_in_the_stream_is_named_and_the_backup_does_not_count() {
+    let mut desk = desk();
+    let path = desk.site.ask("SELECT pg_relation_filepath('orders')");
+    desk.site.server.stop();
+    let file = desk.site.server.data_directory().join(&path);
+    let mut bytes = std::fs::read(&file).unwrap();
+    bytes[2 * PAGE_BYTES + 4000] ^= 0x40;
+    std::fs::write(&file, bytes).unwrap();
+    desk.site.server.resume().unwrap();
+    let run = desk.json(3, &["job", "run", "base"]).to_string();
+    assert!(run.contains("pages-damaged") && run.contains(&format!("{path} block 2")), "{run}");
+    assert_eq!(desk.json(0, &["backup", "list"])["backups"][0]["verified"], false);
+}
