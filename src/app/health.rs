@@ -13,7 +13,7 @@ use crate::model::failure::{Failure, FailureKind};
 use crate::model::schedule::Schedule;
 use crate::model::status::{StatusModel, WalStatus, longest_age};
 use crate::model::verb::Verb;
-use crate::ops::check::{self, CheckLine, Encryption, Keys, Security, Services};
+use crate::ops::check::{self, CheckLine, Encryption, Keys, Services};
 use crate::ops::{Setting, status};
 use crate::postgres::DumpScope;
 use crate::steps::chain_facts::{self, ChainDoor};
@@ -46,11 +46,10 @@ impl App {
         let doors = check::Doors {
             warnings: self.loaded.warnings.clone(),
             unbuilt: plan.map(unbuilt).unwrap_or_default(),
-            unchecked: plan.map(|plan| unchecked(&plan.check)).unwrap_or_default(),
             state_directory: self.loaded.config.state_dir.to_path_buf(),
             disk_percent: plan.and_then(|plan| plan.check.disk_percent),
             services: plan.map(|plan| services(&plan.check)).unwrap_or_default(),
-            security: plan.map(|plan| security(&plan.check)).unwrap_or_default(),
+            security: plan.map(|plan| self.security(plan)).unwrap_or_default(),
             buckets: plan.is_some_and(|plan| plan.check.buckets),
             server,
             tools,
@@ -266,50 +265,9 @@ fn services(checklist: &Checklist) -> Services {
     }
 }
 
-fn security(checklist: &Checklist) -> Security {
-    Security {
-        tls: checklist.tls,
-        row_level_security: checklist.row_level_security.clone(),
-        audit_triggers: checklist.audit_triggers.clone(),
-    }
-}
-
-/// The keys of the plan's `[check]` that are looked at.
-const CHECKED: [&str; 11] = [
-    "disk_percent",
-    "memory_percent",
-    "cpu_percent",
-    "http",
-    "tcp",
-    "redis",
-    "log",
-    "tls",
-    "row_level_security",
-    "audit_triggers",
-    "buckets",
-];
-
-/// The keys of the plan's `[check]` that are set and that no check looks at yet.
-fn unchecked(checklist: &Checklist) -> Vec<String> {
-    let fields = |checklist: &Checklist| serde_json::to_value(checklist).ok();
-    let (Some(said), Some(unsaid)) = (fields(checklist), fields(&Checklist::default())) else {
-        return vec!["all of it".to_owned()];
-    };
-    let said = said.as_object().into_iter().flatten();
-    let set = said.filter(|(key, value)| !CHECKED.contains(&key.as_str()) && unsaid.get(key.as_str()) != Some(value));
-    set.map(|(key, _)| key.clone()).collect()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn what_the_plan_asks_for_and_nobody_looks_at_is_named() {
-        assert!(unchecked(&Checklist::default()).is_empty());
-        let asked = Checklist { tls: true, roles: vec!["a".into()], ..Checklist::default() };
-        assert_eq!(unchecked(&asked), ["roles"]);
-    }
 
     #[test]
     fn a_job_that_follows_another_is_due_when_that_one_is() {

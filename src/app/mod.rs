@@ -18,6 +18,7 @@ mod partitions;
 pub mod past;
 pub mod policies;
 mod postgres;
+mod posture;
 mod recover;
 mod repositories;
 pub mod restored_chain;

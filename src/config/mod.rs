@@ -34,7 +34,7 @@ pub use notify::{Notify, Preset, Smtp, SmtpTls, Webhook};
 pub use place::Place;
 pub use plan::{BUILT_IN, BaseKind, CatchUp, Job, Period, Plan, Retry, VerifyMode};
 pub use postgres::{Postgres, ReplicationLogin, SslMode};
-pub use rules::{Checklist, LogScan, PartitionRule, PurgeRule, PurgeScope, Redis};
+pub use rules::{Checklist, ColumnName, LogScan, PartitionRule, PurgeRule, PurgeScope, Redis, RoleAttribute, RoleRule};
 pub use secret::{CommandLine, FilePath, MASK, Secret, SecretText, SecretUrl};
 pub use settings::{Agent, Config, Dump, Goals, LockMode, ObjectLock, Repository, Restore, Web};
 pub use show::{Row, example, plan_schema, schema, show};

@@ -266,7 +266,27 @@ fn validate_floor(plan: &Plan, table: &TableName, floor: &Span, repositories: &[
     }
 }
 
+/// Roles that `sql/roles/` makes; what they may have is known without the plan.
+const OWN_ROLES: [&str; 4] = ["bc003_app", "dbagent_base", "dbagent_dump", "dbagent_mon"];
+
+fn validate_security(check: &Checklist, problems: &mut Problems<'_>) {
+    for role in check.roles.iter().filter(|role| !OWN_ROLES.contains(&role.as_str())) {
+        let message = format!("{role:?} is no role of dbagent's; say what it may have in [check.role.{role}]");
+        problems.unknown("check.roles", message, role, OWN_ROLES);
+    }
+    let twice = check.rds_cluster.is_some() && check.rds_instance.is_some();
+    problems.error_if(twice, "check.rds_instance", "name the cluster or the instance, not both");
+    let named = check.rds_cluster.is_some() || check.rds_instance.is_some();
+    let asked = check.log_retention.is_some() || check.backup_retention.is_some();
+    problems.error_if(
+        named && !asked,
+        "check",
+        "rds_cluster and rds_instance serve log_retention and backup_retention",
+    );
+}
+
 fn validate_checklist(check: &Checklist, problems: &mut Problems<'_>) {
+    validate_security(check, problems);
     let shares = [("disk", check.disk_percent), ("memory", check.memory_percent), ("cpu", check.cpu_percent)];
     shares.into_iter().for_each(|(name, share)| problems.check_percent(&format!("check.{name}_percent"), share));
     for address in &check.http {

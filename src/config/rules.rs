@@ -2,6 +2,7 @@
 //!
 //! Read and checked here; the verbs that follow them come later. A purge rule has a compiled-in minimum age.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use schemars::JsonSchema;
@@ -10,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use crate::config::postgres::{SslMode, one_secret};
 use crate::config::secret::{CommandLine, FilePath, Secret, SecretText};
 use crate::model::span::Span;
-use crate::model::table::TableName;
+use crate::model::table::{InvalidTableName, TableName};
 
 /// How one table is partitioned by month.
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
@@ -142,16 +143,92 @@ pub struct Checklist {
     /// Tables whose audit trigger is there and enabled.
     #[schemars(with = "Vec<String>")]
     pub audit_triggers: Vec<TableName>,
-    /// Tables that have these columns.
-    pub audit_columns: Vec<String>,
-    /// Roles that may be no wider than declared in `sql/roles/`.
+    /// Columns that must be there: `table.column`, or the column alone for one of `audit_logs`.
+    #[schemars(with = "Vec<String>")]
+    pub audit_columns: Vec<ColumnName>,
+    /// Roles of dbagent's own that may be no wider than `sql/roles/` makes them.
     pub roles: Vec<String>,
+    /// Other roles, and all that each may have.
+    pub role: BTreeMap<String, RoleRule>,
     /// How long the server's logs must be kept at least.
     pub log_retention: Option<Span>,
-    /// How long the provider's own backups must be kept at least.
+    /// How long dumps, and the backups of a provider, must be kept at least.
     pub backup_retention: Option<Span>,
+    /// The cluster at Amazon RDS, where the server's host name does not tell it.
+    pub rds_cluster: Option<String>,
+    /// The instance at Amazon RDS, where the server's host name does not tell it.
+    pub rds_instance: Option<String>,
     /// Whether the repositories' buckets are encrypted, versioned and not public.
     pub buckets: bool,
+}
+
+/// A column as an operator writes it: `table.column` or `schema.table.column`; alone it is one of `audit_logs`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct ColumnName {
+    /// The table.
+    pub table: TableName,
+    /// The column's literal name.
+    pub column: String,
+}
+
+impl TryFrom<String> for ColumnName {
+    type Error = InvalidTableName;
+
+    fn try_from(text: String) -> Result<Self, InvalidTableName> {
+        let (table, column) = text.rsplit_once('.').unwrap_or(("audit_logs", &text));
+        Ok(Self { table: table.parse()?, column: column.to_owned() })
+    }
+}
+
+impl From<ColumnName> for String {
+    fn from(name: ColumnName) -> Self {
+        format!("{}.{}", name.table, name.column)
+    }
+}
+
+/// All that a role may have. What is left out it may not have.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct RoleRule {
+    /// Attributes: LOGIN, SUPERUSER, CREATEDB, CREATEROLE, REPLICATION, BYPASSRLS.
+    pub attributes: Vec<RoleAttribute>,
+    /// Roles that it is a member of, directly or by another.
+    pub member_of: Vec<String>,
+    /// Privileges by object, in PostgreSQL's words: `"public.messages" = ["SELECT", "UPDATE (body)"]`.
+    pub grants: BTreeMap<String, Vec<String>>,
+}
+
+/// What a role may be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "UPPERCASE")]
+pub enum RoleAttribute {
+    /// It may log in.
+    Login,
+    /// Nothing is forbidden to it.
+    SuperUser,
+    /// It may make databases.
+    CreateDb,
+    /// It may make roles.
+    CreateRole,
+    /// It may stream the log and copy the data directory.
+    Replication,
+    /// Row-level security does not hold it.
+    BypassRls,
+}
+
+impl RoleAttribute {
+    /// As PostgreSQL writes it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Login => "LOGIN",
+            Self::SuperUser => "SUPERUSER",
+            Self::CreateDb => "CREATEDB",
+            Self::CreateRole => "CREATEROLE",
+            Self::Replication => "REPLICATION",
+            Self::BypassRls => "BYPASSRLS",
+        }
+    }
 }
 
 /// A Redis server.

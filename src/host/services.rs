@@ -7,8 +7,9 @@ use std::io;
 use std::sync::Arc;
 
 use hyper::{Request, Uri};
-use hyper_rustls::HttpsConnectorBuilder;
+use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
 use hyper_util::client::legacy::Client;
+use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::TokioExecutor;
 use rustls::crypto::aws_lc_rs::default_provider;
 use rustls::{ClientConfig, RootCertStore};
@@ -23,16 +24,20 @@ const REDIS_LINE: u64 = 4096;
 /// this machine's authorities.
 pub async fn http_status(address: &str) -> io::Result<u16> {
     let address: Uri = address.parse().map_err(io::Error::other)?;
-    let tls =
-        HttpsConnectorBuilder::new().with_tls_config(trusting_this_machine()?).https_or_http().enable_http1().build();
-    let client: Client<_, String> = Client::builder(TokioExecutor::new()).build(tls);
     let request = Request::get(address).header("user-agent", "dbagent").body(String::new());
-    let answer = client.request(request.map_err(io::Error::other)?).await.map_err(with_cause)?;
+    let answer = web_client()?.request(request.map_err(io::Error::other)?).await.map_err(with_cause)?;
     Ok(answer.status().as_u16())
 }
 
+/// A client for HTTP and HTTPS that trusts this machine's authorities.
+pub(super) fn web_client() -> io::Result<Client<HttpsConnector<HttpConnector>, String>> {
+    let tls =
+        HttpsConnectorBuilder::new().with_tls_config(trusting_this_machine()?).https_or_http().enable_http1().build();
+    Ok(Client::builder(TokioExecutor::new()).build(tls))
+}
+
 /// The client's own words say only that it could not connect; why is in its cause.
-fn with_cause(error: hyper_util::client::legacy::Error) -> io::Error {
+pub(super) fn with_cause(error: hyper_util::client::legacy::Error) -> io::Error {
     let mut cause: &dyn std::error::Error = &error;
     while let Some(deeper) = cause.source() {
         cause = deeper;

@@ -258,6 +258,16 @@ fn bad_plans_are_told_with_line_and_key() {
         ),
         (purge("delete = \"all\"\nattempts = 9"), "p.toml:5:12: purge.x.attempts: expected 1 to 3"),
         ("[check]\ndisk_percent = 101".into(), "p.toml:2:16: check.disk_percent: expected 1 to 100 percent"),
+        (
+            "[check]\nroles = ['dbagent_dmp']".into(),
+            "p.toml:2:9: check.roles: \"dbagent_dmp\" is no role of dbagent's; say what it may have in [check.role.dbagent_dmp]",
+        ),
+        (
+            "[check]\nlog_retention = '1 day'\nrds_cluster = 'a'\nrds_instance = 'b'".into(),
+            "p.toml:4:16: check.rds_instance: name the cluster or the instance, not both",
+        ),
+        ("[check]\nrds_cluster = 'a'".into(), "p.toml:1:1: check: rds_cluster and rds_instance serve log_retention"),
+        ("[check.role.a]\nattributes = ['ROOT']".into(), "p.toml:2:15: check.role.a.attributes: unknown word \"ROOT\""),
         ("[check]\nhttp = [\"localhost\"]".into(), "p.toml:2:8: check.http: expected addresses such as"),
         (
             "retention_floor = { a = \"1 year\" }\n[job.x]\nverb = \"dump\"\ntables = [\"a\"]\nkeep = \"364 days\""

@@ -37,6 +37,7 @@ mod bc003_data;
 mod bc003_server;
 mod catalog;
 mod check;
+mod check_security;
 mod check_services;
 mod check_wal;
 mod checkpoint_history;

@@ -9,6 +9,8 @@ mod jobs;
 mod keys;
 mod partitions;
 mod repositories;
+mod retention;
+mod roles;
 mod security;
 mod server;
 mod services;
@@ -34,6 +36,8 @@ use crate::steps::wal::{Local, Thresholds};
 pub use audit::AuditChain;
 pub use keys::{Encryption, Keys};
 pub use partitions::Partitions;
+pub use retention::{HowLong, Kept, Retention};
+pub use roles::Declared;
 pub use security::Security;
 pub use services::{Log, Services};
 
@@ -92,8 +96,6 @@ pub struct Doors {
     pub warnings: Vec<String>,
     /// Scheduled jobs that this version cannot run.
     pub unbuilt: Vec<String>,
-    /// Checks that the plan asks for and this version does not carry out.
-    pub unchecked: Vec<String>,
     /// Where the agent keeps its state.
     pub state_directory: PathBuf,
     /// Disk used, in percent, from which on the plan wants a failure.
@@ -178,7 +180,7 @@ pub async fn run(doors: &Doors, setting: &Setting) -> Vec<CheckLine> {
         lines.extend(dumps::check(&doors.dumps, setting).await);
         lines.extend(partitions::check(doors.partitions.as_ref(), setting).await);
         lines.extend(audit::check(doors.audit.as_ref(), &doors.status, setting.clock.now()).await);
-        lines.extend(security::check(&doors.security, &doors.server).await);
+        lines.extend(security::check(&doors.security, &doors.server, setting.clock.now()).await);
         setting.events.step("checking what the plan names besides");
         lines.extend(services::check(&doors.services, setting).await);
         setting.events.step("checking the repositories");

@@ -1,13 +1,21 @@
-//! The security posture that the plan asks for: TLS in force, tables with row-level security, audit triggers.
+//! The security posture that the plan asks for: TLS in force, tables with row-level security, audit triggers and columns,
+//! roles no wider than declared, how long logs and backups are kept.
 
-use crate::model::failure::Failure;
+use std::collections::BTreeMap;
+
+use chrono::{DateTime, Utc};
+
+use crate::model::failure::{Failure, FailureKind};
 use crate::model::table::TableName;
+use crate::ops::check::retention::{self, Retention};
+use crate::ops::check::roles::{self, Declared};
 use crate::ops::check::{CheckLine, again};
 use crate::postgres::{Connection, Session};
 
 const TLS: &str = "server-tls";
 const ROWS: &str = "row-level-security";
 const TRIGGERS: &str = "audit-triggers";
+const COLUMNS: &str = "audit-columns";
 
 /// What the plan asks for.
 #[derive(Debug, Default)]
@@ -18,6 +26,20 @@ pub struct Security {
     pub row_level_security: Vec<TableName>,
     /// Tables that must have an audit trigger.
     pub audit_triggers: Vec<TableName>,
+    /// Columns that must be there, by table.
+    pub audit_columns: BTreeMap<TableName, Vec<String>>,
+    /// Roles that may have no more than is declared.
+    pub roles: Vec<Declared>,
+    /// How long logs and backups must be kept.
+    pub retention: Retention,
+}
+
+impl Security {
+    fn asks_anything(&self) -> bool {
+        let tables = !self.row_level_security.is_empty() || !self.audit_triggers.is_empty();
+        let kept = self.retention.logs.is_some() || self.retention.backups.is_some();
+        self.tls || tables || kept || !self.audit_columns.is_empty() || !self.roles.is_empty()
+    }
 }
 
 /// What the server says of a table.
@@ -26,36 +48,63 @@ struct Guarded {
     audit_triggers: i64,
 }
 
-pub(super) async fn check(security: &Security, server: &Result<Connection, Failure>) -> Vec<CheckLine> {
-    let asked = security.tls || !security.row_level_security.is_empty() || !security.audit_triggers.is_empty();
-    if !asked {
+pub(super) async fn check(
+    security: &Security,
+    server: &Result<Connection, Failure>,
+    now: DateTime<Utc>,
+) -> Vec<CheckLine> {
+    if !security.asks_anything() {
         return Vec::new();
     }
     let session = match server {
         Ok(connection) => connection.connect().await.map_err(Failure::from),
         Err(failure) => Err(again(failure)),
     };
+    let session = session.as_ref();
     let mut lines = Vec::new();
     if security.tls {
-        lines.push(line(TLS, "the connection", tls(session.as_ref()).await));
+        lines.push(line(TLS, "the connection", tls(session).await));
     }
     for table in &security.row_level_security {
-        let remedy = format!("ALTER TABLE {table} ENABLE ROW LEVEL SECURITY, with the policies it needs");
-        let judge = |guarded: Guarded| match guarded.row_level_security {
-            true => CheckLine::ok(ROWS, format!("{table}: it has row-level security")),
-            false => CheckLine::fail(ROWS, format!("{table}: it has no row-level security"), remedy),
-        };
-        lines.push(line(ROWS, &table.to_string(), guarded(session.as_ref(), table).await.map(judge)));
+        let guarded = guarded(session, table).await;
+        lines.push(line(ROWS, &table.to_string(), guarded.map(|guarded| rows_line(table, &guarded))));
     }
     for table in &security.audit_triggers {
-        let remedy = "make its audit trigger, or enable it; somebody may have taken it away";
-        let judge = |guarded: Guarded| match guarded.audit_triggers {
-            0 => CheckLine::fail(TRIGGERS, format!("{table}: no enabled audit trigger"), remedy),
-            count => CheckLine::ok(TRIGGERS, format!("{table}: {count} audit triggers, enabled")),
-        };
-        lines.push(line(TRIGGERS, &table.to_string(), guarded(session.as_ref(), table).await.map(judge)));
+        let guarded = guarded(session, table).await;
+        lines.push(line(TRIGGERS, &table.to_string(), guarded.map(|guarded| triggers_line(table, &guarded))));
     }
+    for (table, wanted) in &security.audit_columns {
+        let columns = columns(session, table).await;
+        lines.push(line(COLUMNS, &table.to_string(), columns.map(|found| columns_line(table, wanted, &found))));
+    }
+    lines.extend(roles::check(&security.roles, session).await);
+    lines.extend(retention::check(&security.retention, session, now).await);
     lines
+}
+
+fn rows_line(table: &TableName, guarded: &Guarded) -> CheckLine {
+    if guarded.row_level_security {
+        return CheckLine::ok(ROWS, format!("{table}: it has row-level security"));
+    }
+    let remedy = format!("ALTER TABLE {table} ENABLE ROW LEVEL SECURITY, with the policies it needs");
+    CheckLine::fail(ROWS, format!("{table}: it has no row-level security"), remedy)
+}
+
+fn triggers_line(table: &TableName, guarded: &Guarded) -> CheckLine {
+    let remedy = "make its audit trigger, or enable it; somebody may have taken it away";
+    match guarded.audit_triggers {
+        0 => CheckLine::fail(TRIGGERS, format!("{table}: no enabled audit trigger"), remedy),
+        count => CheckLine::ok(TRIGGERS, format!("{table}: {count} audit triggers, enabled")),
+    }
+}
+
+fn columns_line(table: &TableName, wanted: &[String], found: &[String]) -> CheckLine {
+    let missing: Vec<&str> = wanted.iter().filter(|column| !found.contains(column)).map(String::as_str).collect();
+    if missing.is_empty() {
+        return CheckLine::ok(COLUMNS, format!("{table}: it has {}", wanted.join(", ")));
+    }
+    let remedy = "find out who took the columns away; without them changes are not traced";
+    CheckLine::fail(COLUMNS, format!("{table}: it has no column {}", missing.join(", ")), remedy)
 }
 
 fn line(check: &'static str, subject: &str, found: Result<CheckLine, Failure>) -> CheckLine {
@@ -73,14 +122,23 @@ async fn tls(session: Result<&Session, &Failure>) -> Result<CheckLine, Failure> 
 }
 
 async fn guarded(session: Result<&Session, &Failure>, table: &TableName) -> Result<Guarded, Failure> {
+    let row = of_table(session, table, include_str!("../../../sql/check/guards_of_table.sql")).await?;
+    Ok(Guarded { row_level_security: row.get(0), audit_triggers: row.get(1) })
+}
+
+async fn columns(session: Result<&Session, &Failure>, table: &TableName) -> Result<Vec<String>, Failure> {
+    let row = of_table(session, table, include_str!("../../../sql/check/columns_of_table.sql")).await?;
+    Ok(row.get(0))
+}
+
+/// The one row that `query` has for `table`.
+async fn of_table(
+    session: Result<&Session, &Failure>,
+    table: &TableName,
+    query: &str,
+) -> Result<tokio_postgres::Row, Failure> {
     let session = session.map_err(again)?;
-    let query = include_str!("../../../sql/check/guards_of_table.sql");
     let row = session.client().query_opt(query, &[&table.schema, &table.name]).await;
     let row = row.map_err(|error| session.failed("look at a table", error))?;
-    let missing = || {
-        let message = format!("find the table {table}");
-        Failure::new(crate::model::failure::FailureKind::NothingMatches, message)
-    };
-    let row = row.ok_or_else(missing)?;
-    Ok(Guarded { row_level_security: row.get(0), audit_triggers: row.get(1) })
+    row.ok_or_else(|| Failure::new(FailureKind::NothingMatches, format!("find the table {table}")))
 }

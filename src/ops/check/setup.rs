@@ -14,7 +14,6 @@ const NO_ROOM: u64 = 5;
 pub(super) fn check(doors: &Doors) -> Vec<CheckLine> {
     let mut lines = configuration(&doors.warnings);
     lines.push(unbuilt(&doors.unbuilt));
-    lines.extend(unchecked(&doors.unchecked));
     lines.push(state(&doors.state_directory));
     let directory = doors.state_directory.ancestors().find(|directory| directory.exists());
     let directory = directory.unwrap_or(&doors.state_directory);
@@ -36,11 +35,6 @@ fn unbuilt(jobs: &[String]) -> CheckLine {
     }
     let message = format!("this version does not run: {}", jobs.join(", "));
     CheckLine::warn("plan-jobs", message, "do by other means what they are for, or switch them off (enabled = false)")
-}
-
-fn unchecked(keys: &[String]) -> Option<CheckLine> {
-    let message = format!("the plan's [check] asks for what this version does not look at: {}", keys.join(", "));
-    (!keys.is_empty()).then(|| CheckLine::warn("plan-checks", message, "look at it by other means"))
 }
 
 fn state(directory: &Path) -> CheckLine {
@@ -104,7 +98,6 @@ mod tests {
         assert_eq!(state(Path::new("/nowhere/at/all")).status, Status::Warn);
         assert_eq!(room("r", "x", Path::new("/nowhere/at/all"), None).status, Status::Fail);
         assert_eq!(unbuilt(&["base".into()]).message, "this version does not run: base");
-        assert!(unchecked(&[]).is_none());
         assert_eq!(configuration(&["odd".into()])[0].status, Status::Warn);
     }
 
