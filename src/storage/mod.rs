@@ -107,6 +107,10 @@ pub struct Probe {
 pub struct Posture {
     /// Whether the bucket encrypts what comes without a wish of its own.
     pub encrypted: Option<bool>,
+    /// Whether what is stored here is encrypted by a key of KMS: by the bucket itself, or because we ask for it.
+    pub kms: Option<bool>,
+    /// Whether the bucket's policy refuses everything that does not come by TLS.
+    pub tls_only: Option<bool>,
     /// Whether strangers may be let in.
     pub public: Option<bool>,
     /// Lifecycle rules that delete present objects of ours, by name.

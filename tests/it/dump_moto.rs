@@ -7,7 +7,8 @@ use std::time::Duration;
 use aws_sdk_s3::primitives::ByteStream;
 use aws_sdk_s3::types::{
     BucketVersioningStatus, ExpirationStatus, LifecycleExpiration, LifecycleRule, LifecycleRuleFilter,
-    PublicAccessBlockConfiguration, VersioningConfiguration,
+    PublicAccessBlockConfiguration, ServerSideEncryption, ServerSideEncryptionByDefault,
+    ServerSideEncryptionConfiguration, ServerSideEncryptionRule, VersioningConfiguration,
 };
 use dbagent::model::manifest::ObjectRole;
 use dbagent::model::outcome::Verdict;
@@ -158,8 +159,26 @@ async fn what_a_buckets_owner_has_set_is_told() {
         .unwrap();
     let put = client.put_bucket_lifecycle_configuration().bucket(BUCKET).lifecycle_configuration(rules);
     put.send().await.unwrap();
+    assert_eq!((before.tls_only, before.kms), (Some(false), Some(false)), "{before:?}");
+    let policy = format!(
+        "{{\"Version\": \"2012-10-17\", \"Statement\": [{{\"Effect\": \"Deny\", \"Principal\": \"*\", \"Action\": \"s3:*\", \
+         \"Resource\": [\"arn:aws:s3:::{BUCKET}\", \"arn:aws:s3:::{BUCKET}/*\"], \
+         \"Condition\": {{\"Bool\": {{\"aws:SecureTransport\": \"false\"}}}}}}]}}"
+    );
+    client.put_bucket_policy().bucket(BUCKET).policy(policy).send().await.unwrap();
+    let by_default =
+        ServerSideEncryptionByDefault::builder().sse_algorithm(ServerSideEncryption::AwsKms).build().unwrap();
+    let rule = ServerSideEncryptionRule::builder().apply_server_side_encryption_by_default(by_default).build();
+    let encryption = ServerSideEncryptionConfiguration::builder().rules(rule).build().unwrap();
+    client
+        .put_bucket_encryption()
+        .bucket(BUCKET)
+        .server_side_encryption_configuration(encryption)
+        .send()
+        .await
+        .unwrap();
     let after = storage.posture().await.unwrap().unwrap();
-    assert_eq!(after.public, Some(false));
+    assert_eq!((after.public, after.tls_only, after.kms), (Some(false), Some(true), Some(true)));
     let mut deleting = after.deleting.unwrap();
     deleting.sort();
     assert_eq!(deleting, ["all", "ours"]);

@@ -81,40 +81,70 @@ async fn posture(door: &Door, asked: bool) -> Vec<CheckLine> {
 }
 
 fn judge_posture(name: &str, posture: &Posture, asked: bool) -> Vec<CheckLine> {
-    let mut lines = Vec::new();
-    let mut unknown = Vec::new();
-    match &posture.deleting {
-        Some(rules) if !rules.is_empty() => lines.push(CheckLine::fail(
-            POSTURE,
-            format!("{name}: the bucket's lifecycle deletes what is kept here, by the rules {}", rules.join(", ")),
-            "take our prefix out of those rules: only `dbagent expire` knows what is needed still",
-        )),
-        Some(_) => lines.push(CheckLine::ok(POSTURE, format!("{name}: no lifecycle rule deletes what is kept here"))),
-        None => unknown.push("its lifecycle"),
+    let judged = [
+        ("its lifecycle", lifecycle(name, posture)),
+        ("who may read it", access(name, posture)),
+        ("its encryption", encryption(name, posture, asked)),
+        ("whether it asks for TLS", tls(name, posture)),
+    ];
+    let unknown: Vec<&str> = judged.iter().filter(|(_, line)| line.is_none()).map(|(what, _)| *what).collect();
+    let untold = (asked && !unknown.is_empty()).then(|| {
+        let message = format!("{name}: the store does not tell this login: {}", unknown.join(", "));
+        CheckLine::warn(POSTURE, message, "look at the bucket with its owner's login")
+    });
+    judged.into_iter().filter_map(|(_, line)| line).chain(untold).collect()
+}
+
+fn lifecycle(name: &str, posture: &Posture) -> Option<CheckLine> {
+    let rules = posture.deleting.as_ref()?;
+    if rules.is_empty() {
+        return Some(CheckLine::ok(POSTURE, format!("{name}: no lifecycle rule deletes what is kept here")));
     }
-    match posture.public {
-        Some(true) => lines.push(CheckLine::fail(
+    Some(CheckLine::fail(
+        POSTURE,
+        format!("{name}: the bucket's lifecycle deletes what is kept here, by the rules {}", rules.join(", ")),
+        "take our prefix out of those rules: only `dbagent expire` knows what is needed still",
+    ))
+}
+
+fn access(name: &str, posture: &Posture) -> Option<CheckLine> {
+    Some(match posture.public? {
+        true => CheckLine::fail(
             POSTURE,
             format!("{name}: strangers may be let into the bucket: not all public access is blocked"),
             "turn on all four settings of the bucket's \"Block public access\"",
-        )),
-        Some(false) => lines.push(CheckLine::ok(POSTURE, format!("{name}: the bucket blocks public access"))),
-        None => unknown.push("who may read it"),
-    }
-    match posture.encrypted {
-        Some(false) => lines.push(CheckLine::warn(
+        ),
+        false => CheckLine::ok(POSTURE, format!("{name}: the bucket blocks public access")),
+    })
+}
+
+/// A key of one's own is asked for only where the plan asks for the bucket's settings.
+fn encryption(name: &str, posture: &Posture, asked: bool) -> Option<CheckLine> {
+    Some(match (posture.encrypted?, posture.kms) {
+        (_, Some(true)) => CheckLine::ok(POSTURE, format!("{name}: what is stored is encrypted by a key of KMS")),
+        (true, _) if !asked => CheckLine::ok(POSTURE, format!("{name}: the bucket encrypts by itself")),
+        (true, _) => CheckLine::warn(
+            POSTURE,
+            format!("{name}: the bucket encrypts by the store's own key, not by one of KMS"),
+            "set the bucket's default encryption to aws:kms, or sse = \"aws:kms\" of the repository",
+        ),
+        (false, _) => CheckLine::warn(
             POSTURE,
             format!("{name}: the bucket does not encrypt by itself"),
             "set its default encryption, best with a KMS key of yours",
-        )),
-        Some(true) => lines.push(CheckLine::ok(POSTURE, format!("{name}: the bucket encrypts by itself"))),
-        None => unknown.push("its encryption"),
-    }
-    if asked && !unknown.is_empty() {
-        let message = format!("{name}: the store does not tell this login: {}", unknown.join(", "));
-        lines.push(CheckLine::warn(POSTURE, message, "look at the bucket with its owner's login"));
-    }
-    lines
+        ),
+    })
+}
+
+fn tls(name: &str, posture: &Posture) -> Option<CheckLine> {
+    Some(match posture.tls_only? {
+        true => CheckLine::ok(POSTURE, format!("{name}: the bucket's policy refuses what comes without TLS")),
+        false => CheckLine::warn(
+            POSTURE,
+            format!("{name}: the bucket's policy lets in what comes without TLS"),
+            "add a statement to its policy that denies everybody everything where aws:SecureTransport is false",
+        ),
+    })
 }
 
 fn closed(name: &str, failure: &Failure) -> Vec<CheckLine> {
@@ -293,5 +323,26 @@ mod tests {
         assert_eq!(lines.iter().map(|line| line.check).collect::<Vec<_>>(), [OPENS, FEATURES, CLOCK, ROUND_TRIP]);
         assert!(lines.iter().all(|line| line.status == Status::Fail));
         assert!(catalog("s3", &Err(Failure::new(FailureKind::Failed, "open it"))).len() == 2);
+    }
+
+    #[test]
+    fn a_buckets_settings_are_judged_and_what_is_not_told_is_said_where_it_is_asked_for() {
+        let worst = |posture: &Posture, asked| judge_posture("s3", posture, asked).iter().map(|line| line.status).max();
+        let good = Posture {
+            encrypted: Some(true),
+            kms: Some(true),
+            tls_only: Some(true),
+            public: Some(false),
+            deleting: Some(Vec::new()),
+        };
+        assert_eq!(worst(&good, true), Some(Status::Ok));
+        let store_key = Posture { kms: Some(false), ..good.clone() };
+        assert_eq!([worst(&store_key, false), worst(&store_key, true)], [Some(Status::Ok), Some(Status::Warn)]);
+        assert_eq!(worst(&Posture { tls_only: Some(false), ..good.clone() }, false), Some(Status::Warn));
+        assert_eq!(worst(&Posture { public: Some(true), ..good.clone() }, false), Some(Status::Fail));
+        let rules = Some(vec!["old".to_owned()]);
+        assert_eq!(worst(&Posture { deleting: rules, ..good.clone() }, false), Some(Status::Fail));
+        let untold = Posture { tls_only: None, ..good };
+        assert_eq!([worst(&untold, false), worst(&untold, true)], [Some(Status::Ok), Some(Status::Warn)]);
     }
 }
