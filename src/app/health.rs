@@ -58,6 +58,7 @@ impl App {
             audit: self.audit_chain(),
             repositories: self.repository_doors(opened),
             keys: self.keys(),
+            cost: self.loaded.config.cost.as_ref().map(cost),
             wal: self.wal_check(switch).await,
             status,
         };
@@ -243,6 +244,14 @@ fn due(plan: &Plan, job: &config::Job) -> Option<Schedule> {
 fn unbuilt(plan: &Plan) -> Vec<String> {
     let unbuilt = plan.job.iter().filter(|(_, job)| job.enabled && !job.is_built());
     unbuilt.map(|(name, job)| format!("{name} ({})", job.verb)).collect()
+}
+
+fn cost(cost: &config::Cost) -> check::Cost {
+    check::Cost {
+        currency: cost.currency.clone().unwrap_or_default(),
+        monthly_limit: cost.monthly_limit,
+        per_gib: cost.per_gib.clone(),
+    }
 }
 
 fn services(checklist: &Checklist) -> Services {

@@ -5,6 +5,7 @@
 //! No message, `Debug` or `show` ever holds a secret.
 
 mod base;
+mod cost;
 mod decode;
 mod encryption;
 mod environment;
@@ -26,6 +27,7 @@ mod validate;
 mod wal;
 
 pub use base::{BaseBackup, Compression};
+pub use cost::Cost;
 pub use encryption::{Encryption, Fingerprint, OpenPgp, Profile, Verification};
 pub use environment::Environment;
 pub use error::{ConfigError, ConfigErrors, Origin};

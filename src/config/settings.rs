@@ -10,6 +10,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::config::base::BaseBackup;
+use crate::config::cost::Cost;
 use crate::config::encryption::{Encryption, Verification};
 use crate::config::notify::Notify;
 use crate::config::place::Place;
@@ -68,6 +69,8 @@ pub struct Config {
     /// What was promised to others.
     #[serde(default)]
     pub goals: Goals,
+    /// What storage costs.
+    pub cost: Option<Cost>,
     /// The agent's own habits.
     #[serde(default)]
     pub agent: Agent,

@@ -34,6 +34,9 @@ pub(in crate::config) fn validate(config: &Config, problems: &mut Problems<'_>) 
     problems.check_length("agent.history", Some(config.agent.history));
     problems.check_length("goals.rpo", config.goals.rpo);
     problems.check_length("goals.rto", config.goals.rto);
+    if let Some(cost) = &config.cost {
+        crate::config::cost::validate(cost, problems);
+    }
     wal::validate(config, problems);
     base::validate(config, problems);
     validate_notify(config, problems);

@@ -47,6 +47,21 @@ fn audit_columns_that_are_gone_are_named() {
     assert!(told[2].1.contains("find the table public.gone"), "{told:?}");
 }
 
+#[test]
+fn what_is_stored_is_priced() {
+    let desk = Desk::new();
+    assert_eq!(statuses(&desk, "storage-cost"), [""; 0], "nobody asks");
+    desk.json(0, &["job", "run", "full"]);
+    desk.configure("[cost]\ncurrency = 'EUR'\nmonthly_limit = 1000.0\nper_gib = { local = 100000000.0 }\n");
+    let told = lines(&desk, "storage-cost");
+    let warns =
+        told[0].0 == "warn" && told[0].1.contains("local STANDARD") && told[0].1.contains("1000.00 is the limit");
+    assert!(warns, "{told:?}");
+    let text = std::fs::read_to_string(&desk.config).unwrap();
+    std::fs::write(&desk.config, text.replace("local = 100000000.0", "local = 0.1")).unwrap();
+    assert_eq!(statuses(&desk, "storage-cost"), ["ok"]);
+}
+
 /// Everything that role.sql says of `role`, in one line each.
 fn held(desk: &Desk, role: &str) -> BTreeSet<String> {
     let query = include_str!("../../sql/check/role.sql").replace("$1::pg_catalog.text", &format!("'{role}'"));
