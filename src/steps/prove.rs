@@ -2,9 +2,9 @@
 
 use std::collections::BTreeMap;
 use std::ops::Range;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 
-use futures_util::future::try_join_all;
+use tokio::task::JoinSet;
 
 use crate::model::buckets::KeySums;
 use crate::model::digest::TableSum;
@@ -40,8 +40,8 @@ impl Proof {
 const PIECE_BLOCKS: i64 = 16 << 10;
 
 /// A stretch of a table that one session sums up; the whole of it when there are no blocks.
-struct Piece<'a> {
-    record: &'a TableRecord,
+struct Piece {
+    record: Arc<TableRecord>,
     blocks: Option<Range<i64>>,
 }
 
@@ -57,9 +57,10 @@ pub async fn prove(sessions: Vec<Session>, records: &[TableRecord], events: &Eve
     let mut pieces = Vec::new();
     for (record, _) in &wanted {
         let blocks = tables::blocks(session.client(), &record.table).await?;
-        pieces.extend(stretches(blocks).into_iter().map(|blocks| Piece { record, blocks }));
+        let record = Arc::new((*record).clone());
+        pieces.extend(stretches(blocks).into_iter().map(|blocks| Piece { record: record.clone(), blocks }));
     }
-    let mut found = sum_up(&sessions, pieces).await?;
+    let mut found = sum_up(sessions, pieces).await?;
     let proof = |(record, expected): (&TableRecord, TableSum)| {
         let (found, keys) = found.remove(&record.table).unwrap_or_default();
         // A table without rows has no stretch with keys; then its keys are those of no row.
@@ -92,25 +93,38 @@ fn tally(record: &TableRecord) -> Option<KeyTally> {
     Some(KeyTally { positions: key.columns.iter().filter_map(place).collect(), sums: KeySums::new(key.buckets) })
 }
 
-/// Every session takes the next piece until none is left.
-async fn sum_up(sessions: &[Session], pieces: Vec<Piece<'_>>) -> Result<BTreeMap<QualifiedTable, Found>, Failure> {
-    let waiting = Mutex::new(pieces.into_iter());
-    let next = || waiting.lock().unwrap_or_else(PoisonError::into_inner).next();
-    let works = sessions.iter().map(|session| async {
-        let mut found = BTreeMap::new();
-        while let Some(Piece { record, blocks }) = next() {
-            let mut keys = tally(record);
-            let (table, columns) = (&record.table, &record.columns);
-            let sum = copy::sum_blocks(session, table, columns, blocks, keys.as_mut()).await?;
-            add(&mut found, table.clone(), (sum, keys));
-        }
-        Ok::<_, Failure>(found)
-    });
+/// Every session takes the next piece until none is left. Each is a task of its own: rows come in faster than one core
+/// digests them.
+async fn sum_up(sessions: Vec<Session>, pieces: Vec<Piece>) -> Result<BTreeMap<QualifiedTable, Found>, Failure> {
+    let waiting = Arc::new(Mutex::new(pieces.into_iter()));
+    let mut works = JoinSet::new();
+    for session in sessions {
+        works.spawn(sum_pieces(session, waiting.clone()));
+    }
     let mut all = BTreeMap::new();
-    for (table, found) in try_join_all(works).await?.into_iter().flatten() {
-        add(&mut all, table, found);
+    while let Some(ended) = works.join_next().await {
+        let found = ended.map_err(|error| {
+            Failure::new(FailureKind::Failed, "prove tables equal: a session's task ended badly").because(error)
+        })?;
+        for (table, found) in found? {
+            add(&mut all, table, found);
+        }
     }
     Ok(all)
+}
+
+type Waiting = Arc<Mutex<std::vec::IntoIter<Piece>>>;
+
+async fn sum_pieces(session: Session, waiting: Waiting) -> Result<BTreeMap<QualifiedTable, Found>, Failure> {
+    let next = || waiting.lock().unwrap_or_else(PoisonError::into_inner).next();
+    let mut found = BTreeMap::new();
+    while let Some(Piece { record, blocks }) = next() {
+        let mut keys = tally(&record);
+        let (table, columns) = (&record.table, &record.columns);
+        let sum = copy::sum_blocks(&session, table, columns, blocks, keys.as_mut()).await?;
+        add(&mut found, table.clone(), (sum, keys));
+    }
+    Ok(found)
 }
 
 fn add(all: &mut BTreeMap<QualifiedTable, Found>, table: QualifiedTable, (sum, keys): Found) {

@@ -160,12 +160,14 @@ impl Work<'_> {
         self.setting.require_going_on("go on with the restore")?;
         self.pg_restore("post-data", &schema).await?;
         phases.end("indexes and constraints");
-        self.finish(manifest).await?;
+        self.set_sequences(manifest).await?;
         self.refresh_views().await?;
-        phases.end("sequences and statistics");
-        let proofs = prove::prove(self.sessions().await?, &records, &self.setting.events).await?;
+        phases.end("sequences and views");
+        // Statistics leave rows as they are, and take one core only.
+        let proving = prove::prove(self.sessions().await?, &records, &self.setting.events);
+        let ((), proofs) = tokio::try_join!(self.analyze(), proving)?;
         prove::require_equal(&proofs)?;
-        phases.end("proof");
+        phases.end("statistics and proof");
         Ok(Restored { target: String::new(), proofs, inexact, phases: phases.done, places_cut: None })
     }
 
@@ -225,14 +227,18 @@ impl Work<'_> {
         Ok(())
     }
 
-    /// Sequences to their values at the snapshot, and fresh statistics.
-    async fn finish(&self, manifest: &Manifest) -> Result<(), Failure> {
-        self.setting.events.step("setting sequences, gathering statistics");
+    /// Sequences to their values at the snapshot.
+    async fn set_sequences(&self, manifest: &Manifest) -> Result<(), Failure> {
+        self.setting.events.step("setting sequences");
         let session = self.connection.connect().await?;
         for sequence in &manifest.sequences {
             tables::set_sequence(session.client(), sequence).await?;
         }
-        Ok(session.batch("ANALYZE").await?)
+        Ok(())
+    }
+
+    async fn analyze(&self) -> Result<(), Failure> {
+        Ok(self.connection.connect().await?.batch("ANALYZE").await?)
     }
 
     async fn sessions(&self) -> Result<Vec<Session>, Failure> {
