@@ -87,6 +87,8 @@ fn f44_a_segment_that_was_stored_late_does_not_promise_what_was_committed_meanwh
     let end_segment = || desk.site.ask("SELECT pg_walfile_name(pg_switch_wal())");
     let early = commit(&desk, 1);
     let first = end_segment();
+    // Longer than a file's time may be behind.
+    desk.site.ask("SELECT pg_sleep(0.05)");
     let late = commit(&desk, 2);
     end_segment();
     // The first segment comes long after the second commit, the second one does not come at all.
@@ -97,6 +99,11 @@ fn f44_a_segment_that_was_stored_late_does_not_promise_what_was_committed_meanwh
     assert!(until < late.at.as_str() && until >= early.at.as_str(), "{} {until} {}", early.at, late.at);
     let to = crate::recover::place(&desk, "c").display().to_string();
     desk.json(14, &["restore", "--to", &to, "--target-time", &late.at, "--plan"]);
+    let end: chrono::DateTime<chrono::Utc> = until.parse().unwrap();
+    for (beyond, code) in [(9, 0), (12, 14)] {
+        let moment = (end + chrono::TimeDelta::milliseconds(beyond)).to_rfc3339();
+        desk.json(code, &["restore", "--to", &to, "--target-time", &moment, "--plan"]);
+    }
     let copy = Copy::restore(&desk, "c", &["--target-time", &early.at]);
     assert_eq!(copy.rows(), [1]);
     drop(copy);

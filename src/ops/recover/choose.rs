@@ -1,7 +1,7 @@
 //! The plan of a recovery: which base backup of which repository, along which timeline, and whether the target can be
 //! reached at all. Refuses before anything is written.
 
-use chrono::{DateTime, SecondsFormat, Utc};
+use chrono::{DateTime, SecondsFormat, TimeDelta, Utc};
 
 use crate::catalog::{Artifact, Inventory, Repository, Selector, Unsigned, chain};
 use crate::model::base::BaseRecord;
@@ -12,6 +12,11 @@ use crate::ops::Setting;
 use crate::ops::recover::target::Target;
 use crate::ops::recover::{Doors, Options};
 use crate::steps::wal::{Archive, Reach};
+
+/// How far the time of a file is behind that of the write, at most: kernels take it from their last tick (100 a second at
+/// least). A moment that is let through by this and should not be is refused by PostgreSQL, which does not end a recovery
+/// at a time when no later commit was seen (manual, "Recovery Target").
+const FILE_TIME: TimeDelta = TimeDelta::milliseconds(10);
 
 /// What a recovery will use.
 #[derive(Debug)]
@@ -168,7 +173,7 @@ impl Search<'_> {
 
     fn serves(&self, reach: &Reach, base: &BaseRecord) -> bool {
         match &self.options.target {
-            Target::Time(instant) => reach.from <= *instant && *instant <= reach.until,
+            Target::Time(instant) => reach.from <= *instant && *instant <= reach.until + FILE_TIME,
             Target::Position(lsn) => base.stop <= *lsn && *lsn < reach.end,
             Target::Transaction(_) | Target::Name(_) | Target::Immediate => true,
             Target::Latest => reach.gap.is_none(),
