@@ -1,6 +1,7 @@
 //! What an agent looks at once whenever it begins to lead: whether rows are hashed here as the audit chain's profile says.
 //!
-//! Leading means that the primary answers. What cannot be checked then is checked by the next verification.
+//! Leading on the primary, that is: a standby takes no alert. What cannot be checked then is checked by the next
+//! verification.
 
 use std::collections::BTreeSet;
 use std::sync::PoisonError;
@@ -11,12 +12,13 @@ use tokio_util::sync::CancellationToken;
 use crate::app::App;
 use crate::app::agent::Current;
 use crate::model::event::Events;
+use crate::model::side::Side;
 use crate::model::verb::Verb;
 use crate::scheduler::Leadership;
 
-/// Checks at each beginning, until nobody leads any more.
+/// Checks at each beginning, until nobody leads there any more.
 pub(super) async fn check(current: Current, mut leadership: watch::Receiver<Leadership>) {
-    let leads = |leadership: &Leadership| matches!(leadership, Leadership::Leader { .. });
+    let leads = |leadership: &Leadership| matches!(leadership, Leadership::Leader { side: Side::Primary, .. });
     while leadership.wait_for(leads).await.is_ok() {
         let app = current.read().unwrap_or_else(PoisonError::into_inner).clone();
         for database in databases(&app) {
