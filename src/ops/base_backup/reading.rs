@@ -6,7 +6,7 @@
 
 use std::io::{self, Read};
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use xxhash_rust::xxh3::Xxh3;
 
@@ -15,12 +15,11 @@ use crate::model::base::{DamagedPage, DamagedPages, FileLine};
 use crate::model::lsn::Lsn;
 use crate::model::pages::{self, PageHead};
 use crate::ops::base_backup::plan::Item;
+use crate::ops::base_backup::window::{WINDOW_BYTES, Window};
 use crate::pipeline::ustar;
 use crate::postgres::file_tree::Entry;
 use crate::postgres::page::{PAGE_BYTES, Page, judge};
-
-/// Bytes of a file read in one go: whole pages.
-const WINDOW_BYTES: usize = 256 << 10;
+use crate::postgres::relation_file::RelationFile;
 
 /// How often a page that fails is read again before it is judged.
 const READINGS: u32 = 5;
@@ -35,6 +34,14 @@ pub(super) struct PageCheck {
     pub start: Lsn,
     /// Pages to a segment of a relation.
     pub segment_pages: u32,
+}
+
+impl PageCheck {
+    /// The number of the page that is at `offset` bytes of a file of the relation.
+    pub(super) fn block(&self, relation: RelationFile, offset: u64) -> u32 {
+        let page = u32::try_from(offset / PAGE_BYTES as u64).unwrap_or(u32::MAX);
+        relation.segment.wrapping_mul(self.segment_pages).wrapping_add(page)
+    }
 }
 
 /// What reading a part came to.
@@ -85,9 +92,7 @@ pub(super) struct PartReading {
     pub(super) items: std::vec::IntoIter<Item>,
     pub(super) report: Arc<Mutex<PartReport>>,
     state: State,
-    window: Vec<u8>,
-    given: usize,
-    filled: usize,
+    window: Window,
 }
 
 enum State {
@@ -122,9 +127,7 @@ impl PartReading {
             items: items.into_iter(),
             report: Arc::default(),
             state: State::Between,
-            window: vec![0; WINDOW_BYTES],
-            given: 0,
-            filled: 0,
+            window: Window::new(),
         }
     }
 
@@ -143,7 +146,7 @@ impl PartReading {
                 Some(Item { entry, pages: None }) => self.begin(entry).map(|()| true),
                 Some(Item { entry, pages: Some(pages) }) => self.begin_picking(entry, pages).map(|()| true),
                 None => {
-                    self.put(&ustar::end());
+                    self.window.put(&ustar::end());
                     Ok(true)
                 }
             },
@@ -152,14 +155,14 @@ impl PartReading {
 
     fn begin(&mut self, entry: Entry) -> io::Result<()> {
         self.state = State::Between;
-        (self.given, self.filled) = (0, 0);
+        self.window.hold(0);
         if entry.size.is_none() {
-            self.put(&member(&entry, None).header());
+            self.window.put(&member(&entry, None).header());
             self.line(&entry, None, None);
             return Ok(());
         }
         let Some(file) = self.open(&entry)? else { return Ok(()) };
-        self.put(&member(&entry, Some(file.size())).header());
+        self.window.put(&member(&entry, Some(file.size())).header());
         self.state = State::Within(Box::new(Current { entry, file, read: 0, hasher: Xxh3::new() }));
         Ok(())
     }
@@ -177,7 +180,7 @@ impl PartReading {
     /// What the file has grown by since it was seen is in the log, and not copied.
     fn begin_picking(&mut self, entry: Entry, mut pages: Vec<u32>) -> io::Result<()> {
         self.state = State::Between;
-        (self.given, self.filled) = (0, 0);
+        self.window.hold(0);
         let Some(file) = self.open(&entry)? else { return Ok(()) };
         let size = file.size().min(entry.size.unwrap_or_default()) / PAGE_BYTES as u64 * PAGE_BYTES as u64;
         pages.retain(|page| (u64::from(*page) + 1) * PAGE_BYTES as u64 <= size);
@@ -185,7 +188,7 @@ impl PartReading {
         let path = format!("{}/{}", pages::FOLDER, entry.path);
         let mut head = ustar::Member { path, ..member(&entry, Some(bytes)) }.header();
         head.extend(PageHead::bytes(PAGE_BYTES as u32, size, &pages));
-        self.put(&head);
+        self.window.put(&head);
         self.state = State::Picking(Box::new(Picked { entry, file, size, pages, done: 0 }));
         Ok(())
     }
@@ -194,7 +197,7 @@ impl PartReading {
     fn pick_on(&mut self, mut picked: Box<Picked>) -> io::Result<()> {
         let Some(first) = picked.pages.get(picked.done).copied() else {
             let bytes = PageHead::member_bytes(PAGE_BYTES as u32, picked.pages.len());
-            self.put(&vec![0; ustar::padding(bytes)]);
+            self.window.put(&vec![0; ustar::padding(bytes)]);
             let count = u32::try_from(picked.pages.len()).unwrap_or(u32::MAX);
             self.line(&picked.entry, Some((picked.size, None)), Some(count));
             self.state = State::Between;
@@ -204,11 +207,11 @@ impl PartReading {
         let most = WINDOW_BYTES / PAGE_BYTES;
         let count = (0..).zip(&picked.pages[picked.done..]).take(most).take_while(|pair| follows(*pair)).count();
         let (offset, bytes) = (u64::from(first) * PAGE_BYTES as u64, count * PAGE_BYTES);
-        let read = picked.file.fill_at(&mut self.window[..bytes], offset);
-        let filled = read.map_err(|error| named(&picked.entry.path, error))?;
-        self.window[filled..bytes].fill(0);
-        self.verify(&picked.file, &picked.entry, offset, filled)?;
-        (self.given, self.filled) = (0, bytes);
+        let room = self.window.room(bytes);
+        let filled = picked.file.fill_at(room, offset).map_err(|error| named(&picked.entry.path, error))?;
+        room[filled..].fill(0);
+        verify(&self.report, self.check, (&picked.file, &picked.entry), offset, &mut room[..filled])?;
+        self.window.hold(bytes);
         picked.done += count;
         self.state = State::Picking(picked);
         Ok(())
@@ -217,56 +220,50 @@ impl PartReading {
     fn read_on(&mut self, mut current: Box<Current>) -> io::Result<()> {
         let left = current.file.size() - current.read;
         if left == 0 {
-            self.put(&vec![0; ustar::padding(current.file.size())]);
+            self.window.put(&vec![0; ustar::padding(current.file.size())]);
             self.line(&current.entry, Some((current.file.size(), Some(current.hasher.digest128()))), None);
             self.state = State::Between;
             return Ok(());
         }
         let wanted = usize::try_from(left).unwrap_or(usize::MAX).min(WINDOW_BYTES);
-        let filled =
-            current.file.fill(&mut self.window[..wanted]).map_err(|error| named(&current.entry.path, error))?;
-        self.window[filled..wanted].fill(0);
-        self.verify(&current.file, &current.entry, current.read, filled)?;
-        current.hasher.update(&self.window[..wanted]);
+        let room = self.window.room(wanted);
+        let filled = current.file.fill(room).map_err(|error| named(&current.entry.path, error))?;
+        room[filled..].fill(0);
+        verify(&self.report, self.check, (&current.file, &current.entry), current.read, &mut room[..filled])?;
+        current.hasher.update(room);
         current.read += wanted as u64;
-        (self.given, self.filled) = (0, wanted);
+        self.window.hold(wanted);
         self.state = State::Within(current);
         Ok(())
     }
 
-    /// Verifies the whole pages in the window, which begins at `start` of the file.
-    fn verify(&mut self, file: &OpenFile, entry: &Entry, start: u64, filled: usize) -> io::Result<()> {
-        let (Some(check), Some(relation)) = (self.check, entry.relation) else { return Ok(()) };
-        let first = relation.segment.wrapping_mul(check.segment_pages);
-        for at in (0..filled / PAGE_BYTES).map(|page| page * PAGE_BYTES) {
-            let offset = start + at as u64;
-            let page = u32::try_from(offset / PAGE_BYTES as u64).unwrap_or(u32::MAX);
-            let block = first.wrapping_add(page);
-            if judge(&self.window[at..at + PAGE_BYTES], block) == Page::Whole {
-                continue;
-            }
-            match reread(file, &mut self.window[at..at + PAGE_BYTES], offset, block)? {
-                Page::Whole => {}
-                Page::Broken(changed) => self.note(DamagedPage { path: entry.path.clone(), block }, changed, check),
-            }
-        }
-        Ok(())
-    }
-
-    fn note(&self, page: DamagedPage, changed: Lsn, check: PageCheck) {
-        self.report.lock().unwrap_or_else(PoisonError::into_inner).note(page, changed, check);
-    }
-
     fn line(&self, entry: &Entry, content: Option<(u64, Option<u128>)>, pages: Option<u32>) {
-        self.report.lock().unwrap_or_else(PoisonError::into_inner).line(self.number, entry, content, pages);
+        lock(&self.report).line(self.number, entry, content, pages);
     }
+}
 
-    fn put(&mut self, bytes: &[u8]) {
-        // The numbers of a large file's pages may be more than a window.
-        self.window.resize(self.window.len().max(bytes.len()), 0);
-        self.window[..bytes.len()].copy_from_slice(bytes);
-        (self.given, self.filled) = (0, bytes.len());
+/// Verifies the whole pages in `bytes`, which begin at `start` of the file.
+fn verify(
+    report: &Mutex<PartReport>,
+    check: Option<PageCheck>,
+    (file, entry): (&OpenFile, &Entry),
+    start: u64,
+    bytes: &mut [u8],
+) -> io::Result<()> {
+    let (Some(check), Some(relation)) = (check, entry.relation) else { return Ok(()) };
+    for (number, page) in (0..).zip(bytes.chunks_exact_mut(PAGE_BYTES)) {
+        let offset = start + number * PAGE_BYTES as u64;
+        let block = check.block(relation, offset);
+        if let Page::Broken(changed) = reread(file, page, offset, block)? {
+            lock(report).note(DamagedPage { path: entry.path.clone(), block }, changed, check);
+        }
     }
+    Ok(())
+}
+
+/// A report, also where whoever held it panicked: what is in it stays true.
+pub(super) fn lock(report: &Mutex<PartReport>) -> MutexGuard<'_, PartReport> {
+    report.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Reads a page again until it is whole, into its place.
@@ -300,15 +297,12 @@ fn named(path: &str, error: io::Error) -> io::Error {
 
 impl Read for PartReading {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        while self.given == self.filled {
+        while self.window.is_given() {
             if buffer.is_empty() || !self.advance()? {
                 return Ok(0);
             }
         }
-        let count = buffer.len().min(self.filled - self.given);
-        buffer[..count].copy_from_slice(&self.window[self.given..self.given + count]);
-        self.given += count;
-        Ok(count)
+        Ok(self.window.give(buffer))
     }
 }
 

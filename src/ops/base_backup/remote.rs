@@ -19,7 +19,8 @@ use crate::model::manifest::{Encoding, ObjectRole};
 use crate::ops::base_backup::basis::Basis;
 use crate::ops::base_backup::parts::{Ending, LINES_WAITING, Parts};
 use crate::ops::base_backup::plan::MOST_ENTRIES;
-use crate::ops::base_backup::reading::{PageCheck, PartReport};
+use crate::ops::base_backup::reading::{self, PageCheck, PartReport};
+use crate::ops::base_backup::window::{WINDOW_BYTES, Window};
 use crate::ops::base_backup::{Taken, Work};
 use crate::pipeline::ustar::{self, Member, Reader};
 use crate::postgres::file_tree::{Entry, is_left_out};
@@ -27,9 +28,6 @@ use crate::postgres::page::{PAGE_BYTES, Page, judge};
 use crate::postgres::pg_basebackup::{self, MANIFEST, ManifestTail};
 use crate::postgres::{ChildEnvironment, ClientTools, Connection, Stopped};
 use crate::steps::artifact::telling;
-
-/// Bytes of a file passed on in one go: whole pages.
-const WINDOW_BYTES: usize = 256 << 10;
 
 /// Largest label or control file, in bytes.
 const KEPT_LIMIT: usize = 1 << 20;
@@ -130,9 +128,7 @@ struct StreamPart {
     state: State,
     entries: usize,
     bytes: u64,
-    window: Vec<u8>,
-    given: usize,
-    filled: usize,
+    window: Window,
 }
 
 enum State {
@@ -159,9 +155,7 @@ impl StreamPart {
             state: State::Between,
             entries: 0,
             bytes: 0,
-            window: vec![0; WINDOW_BYTES],
-            given: 0,
-            filled: 0,
+            window: Window::new(),
         }
     }
 
@@ -174,7 +168,7 @@ impl StreamPart {
                 let next = if full { None } else { lock(&self.stream).next.take() };
                 match next {
                     Some(member) => self.begin(member)?,
-                    None => self.put(&ustar::end()),
+                    None => self.window.put(&ustar::end()),
                 }
                 Ok(true)
             }
@@ -182,14 +176,14 @@ impl StreamPart {
     }
 
     fn begin(&mut self, member: Member) -> io::Result<()> {
-        self.put(&member.header());
+        self.window.put(&member.header());
         self.entries += 1;
         let (mode, modified, size) = (member.mode, member.modified, member.size);
         let entry = Entry::of(member.path, size, mode, modified);
         self.state = match size {
             Some(size) => State::Within(Box::new(Current { entry, size, read: 0, hasher: Xxh3::new() })),
             None => {
-                lock_report(&self.report).line(self.number, &entry, None, None);
+                reading::lock(&self.report).line(self.number, &entry, None, None);
                 lock(&self.stream).advance()?;
                 State::Between
             }
@@ -200,65 +194,57 @@ impl StreamPart {
     fn read_on(&mut self, mut current: Box<Current>) -> io::Result<()> {
         let left = current.size - current.read;
         if left == 0 {
-            self.put(&vec![0; ustar::padding(current.size)]);
+            self.window.put(&vec![0; ustar::padding(current.size)]);
             let content = Some((current.size, Some(current.hasher.digest128())));
-            lock_report(&self.report).line(self.number, &current.entry, content, None);
+            reading::lock(&self.report).line(self.number, &current.entry, content, None);
             self.bytes += current.size;
             lock(&self.stream).advance()?;
             self.state = State::Between;
             return Ok(());
         }
         let wanted = usize::try_from(left).unwrap_or(usize::MAX).min(WINDOW_BYTES);
-        self.fill(wanted)?;
-        self.verify(&current.entry, current.read, wanted);
-        current.hasher.update(&self.window[..wanted]);
+        let room = self.window.room(wanted);
+        fill(&self.stream, room)?;
+        verify(&self.report, self.check, &current.entry, current.read, room);
+        current.hasher.update(room);
         current.read += wanted as u64;
-        (self.given, self.filled) = (0, wanted);
+        self.window.hold(wanted);
         self.state = State::Within(current);
         Ok(())
     }
+}
 
-    fn fill(&mut self, wanted: usize) -> io::Result<()> {
-        let (mut stream, mut filled) = (lock(&self.stream), 0);
-        while filled < wanted {
-            match stream.reader.read_content(&mut self.window[filled..wanted])? {
-                0 => return Err(io::ErrorKind::UnexpectedEof.into()),
-                count => filled += count,
-            }
-        }
-        Ok(())
-    }
-
-    fn verify(&self, entry: &Entry, start: u64, filled: usize) {
-        let (Some(check), Some(relation)) = (self.check, entry.relation) else { return };
-        let first = relation.segment.wrapping_mul(check.segment_pages);
-        for (page, bytes) in self.window[..filled].chunks_exact(PAGE_BYTES).enumerate() {
-            let at = start / PAGE_BYTES as u64 + page as u64;
-            let block = first.wrapping_add(u32::try_from(at).unwrap_or(u32::MAX));
-            if let Page::Broken(changed) = judge(bytes, block) {
-                let page = DamagedPage { path: entry.path.clone(), block };
-                lock_report(&self.report).note(page, changed, check);
-            }
+/// Fills `room` from the member that the stream is in.
+fn fill(stream: &Mutex<Stream>, room: &mut [u8]) -> io::Result<()> {
+    let (mut stream, mut filled) = (lock(stream), 0);
+    while filled < room.len() {
+        match stream.reader.read_content(&mut room[filled..])? {
+            0 => return Err(io::ErrorKind::UnexpectedEof.into()),
+            count => filled += count,
         }
     }
+    Ok(())
+}
 
-    fn put(&mut self, bytes: &[u8]) {
-        self.window[..bytes.len()].copy_from_slice(bytes);
-        (self.given, self.filled) = (0, bytes.len());
+/// Verifies the whole pages in `bytes`, which begin at `start` of the file.
+fn verify(report: &Mutex<PartReport>, check: Option<PageCheck>, entry: &Entry, start: u64, bytes: &[u8]) {
+    let (Some(check), Some(relation)) = (check, entry.relation) else { return };
+    for (number, page) in (0..).zip(bytes.chunks_exact(PAGE_BYTES)) {
+        let block = check.block(relation, start + number * PAGE_BYTES as u64);
+        if let Page::Broken(changed) = judge(page, block) {
+            reading::lock(report).note(DamagedPage { path: entry.path.clone(), block }, changed, check);
+        }
     }
 }
 
 impl Read for StreamPart {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        while self.given == self.filled {
+        while self.window.is_given() {
             if buffer.is_empty() || !self.advance()? {
                 return Ok(0);
             }
         }
-        let count = buffer.len().min(self.filled - self.given);
-        buffer[..count].copy_from_slice(&self.window[self.given..self.given + count]);
-        self.given += count;
-        Ok(count)
+        Ok(self.window.give(buffer))
     }
 }
 
@@ -273,10 +259,6 @@ impl Assembly for StreamPart {
 
 fn lock(stream: &Mutex<Stream>) -> std::sync::MutexGuard<'_, Stream> {
     stream.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-fn lock_report(report: &Mutex<PartReport>) -> std::sync::MutexGuard<'_, PartReport> {
-    report.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Work<'_> {
@@ -350,7 +332,7 @@ impl Parts<'_> {
             let report = part.report.clone();
             let source = Box::new(AssembledSource::new(part));
             self.send(ObjectRole::Part, self.part_key(number)?, Encoding::Tar, source, Some(target)).await?;
-            let report = std::mem::take(&mut *lock_report(&report));
+            let report = std::mem::take(&mut *reading::lock(&report));
             self.take(report, &feeder).await?;
         }
         let stream = Arc::into_inner(stream)
