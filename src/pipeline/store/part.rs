@@ -21,9 +21,6 @@ use crate::pipeline::openpgp::Recipients;
 use crate::pipeline::pack::{Codec, Packer};
 use crate::pipeline::{PipelineError, thread};
 
-/// Bytes read, digested and compressed in one go: they stay in a core's own cache.
-const WINDOW_BYTES: usize = 256 << 10;
-
 /// What to do with the bytes of one part.
 #[derive(Clone, Debug)]
 pub struct PartRecipe {
@@ -103,20 +100,20 @@ fn compress(
     let unpacked = |error: io::Error| failed(error.into());
     let mut packer = Packer::new(codec, sink).map_err(unpacked)?;
     let (mut hasher, mut size) = (Hasher::default(), 0);
-    let mut window = vec![0; WINDOW_BYTES];
     loop {
         require_going_on(stop)?;
-        let count = match source.read(&mut window) {
+        let room = packer.room();
+        let count = match source.read(room) {
             Ok(0) => break,
             Ok(count) => count,
             Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
             Err(error) => return Err(SourceError::io("read the source", error).into()),
         };
         reach(FailPoint::PartMidStream).map_err(|error| SourceError::io("read the source", error))?;
-        hasher.update(&window[..count]);
+        hasher.update(&room[..count]);
         size += count as u64;
         progress.bytes.fetch_add(count as u64, Ordering::Relaxed);
-        packer.write_all(&window[..count]).map_err(unpacked)?;
+        packer.take(count).map_err(unpacked)?;
     }
     packer.finish().map_err(unpacked)?;
     Ok((size, hasher.finish()))
