@@ -23,7 +23,7 @@ FROM t JOIN pg_catalog.pg_constraint f ON f.conrelid = t.oid AND f.contype = 'f'
 UNION ALL SELECT pg_catalog.format('its column %2$s is an identity column, which is not carried over; ALTER TABLE %1$s ALTER COLUMN %2$s DROP IDENTITY, and give it a sequence as its default (deploy/runbooks/partitions.md)',
     t.oid::pg_catalog.regclass, pg_catalog.quote_ident(a.attname))
 FROM t JOIN pg_catalog.pg_attribute a ON a.attrelid = t.oid AND a.attidentity <> '' AND NOT a.attisdropped
-UNION ALL SELECT pg_catalog.format('its row-level security holds for its owner too, who copies it; ALTER TABLE %1$s NO FORCE ROW LEVEL SECURITY, and FORCE it again afterwards', t.oid::pg_catalog.regclass) FROM t
+UNION ALL SELECT pg_catalog.format('its row-level security holds for its owner too, who copies it; ALTER TABLE %1$s NO FORCE ROW LEVEL SECURITY, and FORCE it again after dbagent partition convert --finish', t.oid::pg_catalog.regclass) FROM t
 WHERE relforcerowsecurity
 UNION ALL SELECT DISTINCT pg_catalog.format('the policy %s on %s depends on it; drop it and make it again afterwards', pg_catalog.quote_ident(p.polname), p.polrelid::pg_catalog.regclass)
 FROM t JOIN pg_catalog.pg_depend d ON d.refclassid = 'pg_catalog.pg_class'::pg_catalog.regclass AND d.refobjid = t.oid

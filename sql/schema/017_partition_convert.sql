@@ -184,7 +184,7 @@ $$;
 
 -- From which month on there are rows; asked once writers are tracked and may go on.
 CREATE FUNCTION dbagent.convert_range(of_schema text, of_table text) RETURNS void
-LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET timezone = 'UTC' AS $$
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET timezone = 'UTC' SET row_security = off AS $$
 DECLARE
     v dbagent.conversions := dbagent.conversion(of_schema, of_table, 'copying');
     earliest timestamp;
@@ -197,7 +197,7 @@ END
 $$;
 
 CREATE FUNCTION dbagent.convert_month(of_schema text, of_table text, month date) RETURNS bigint
-LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET row_security = off AS $$
 DECLARE
     v dbagent.conversions := dbagent.conversion(of_schema, of_table, 'copying');
     part CONSTANT text := format('%I.%I', of_schema, of_table || to_char(month, '"_"YYYY"_"MM'));
@@ -239,7 +239,7 @@ END
 $$;
 
 CREATE FUNCTION dbagent.convert_rest(of_schema text, of_table text) RETURNS bigint
-LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET row_security = off AS $$
 DECLARE
     v dbagent.conversions := dbagent.conversion(of_schema, of_table, 'copying');
     part CONSTANT text := format('%I.%I', of_schema, of_table || '_default');
@@ -263,7 +263,7 @@ $$;
 
 -- A few rows of two large tables, by their primary keys: a plan that reads a whole table would hold the swap up for seconds.
 CREATE FUNCTION dbagent.apply_journal(v dbagent.conversions, most integer) RETURNS bigint
-LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp SET row_security = off
 SET enable_seqscan = off SET enable_hashjoin = off SET enable_mergejoin = off AS $$
 DECLARE
     journal CONSTANT text := format('dbagent.%I', 'convert_journal_' || v.original);

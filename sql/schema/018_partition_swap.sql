@@ -34,7 +34,8 @@ BEGIN
     EXECUTE format('LOCK TABLE %s IN ACCESS EXCLUSIVE MODE', v.live::regclass);
     policies := dbagent.policies_of(v.live);
     -- Partitions are made with privileges of their own only where no policy could be evaded by them.
-    IF (SELECT relrowsecurity FROM pg_class WHERE oid = v.live) <> (SELECT relrowsecurity FROM pg_class WHERE oid = v.other) THEN
+    IF (SELECT (relrowsecurity, relforcerowsecurity) FROM pg_class WHERE oid = v.live)
+       <> (SELECT (relrowsecurity, relforcerowsecurity) FROM pg_class WHERE oid = v.other) THEN
         RAISE EXCEPTION 'swap %.%: its row-level security was switched meanwhile', of_schema, of_table
             USING ERRCODE = 'object_not_in_prerequisite_state', HINT = 'dbagent partition convert --undo, and again.';
     END IF;
@@ -110,6 +111,12 @@ DECLARE
     statement text;
 BEGIN
     EXECUTE format('LOCK TABLE %s IN ACCESS EXCLUSIVE MODE', v.live::regclass);
+    -- The plain table would come back without it.
+    IF v.phase = 'swapped' AND (SELECT relforcerowsecurity FROM pg_class WHERE oid = v.live) THEN
+        RAISE EXCEPTION 'go back with %.%: its row-level security was forced meanwhile', of_schema, of_table
+            USING ERRCODE = 'object_not_in_prerequisite_state',
+                  HINT = format('ALTER TABLE %s NO FORCE ROW LEVEL SECURITY, again, and FORCE it afterwards.', v.live::regclass);
+    END IF;
     PERFORM dbagent.convert_untrack(v.original, v.live);
     parted := v.other;
     IF v.phase = 'swapped' THEN

@@ -340,7 +340,18 @@ async fn row_level_security_is_carried_over_and_no_month_evades_it() {
     assert_eq!(app.client().execute("UPDATE logs SET n = 9", &[]).await.unwrap(), 0, "restrictive policies too");
     let identities = "SELECT string_agg(DISTINCT relreplident::text, '') FROM pg_partition_tree('logs') t JOIN pg_class c ON c.oid = t.relid";
     assert_eq!(yard.ask(identities), "i");
+    // Forced meanwhile, the policies would hide what was written since from whoever takes it back.
+    yard.ask("INSERT INTO logs (who) VALUES ('late'); ALTER TABLE logs FORCE ROW LEVEL SECURITY");
+    let refused = undo(&yard, &rule).await.unwrap_err().full_message();
+    assert!(refused.contains("row-level security"), "{refused}");
+    yard.ask("ALTER TABLE logs NO FORCE ROW LEVEL SECURITY");
+    assert_eq!(yard.ask("SELECT relkind FROM pg_class WHERE oid = 'logs'::regclass"), "p");
+    let rows = yard.ask("SELECT count(*) FROM logs");
     undo(&yard, &rule).await.unwrap();
+    assert_eq!(
+        (yard.ask("SELECT count(*) FROM logs"), yard.ask("SELECT count(*) FROM logs WHERE who = 'late'")),
+        (rows, "1".into())
+    );
     assert_eq!(
         (yard.ask(policies), yard.ask("SELECT relkind FROM pg_class WHERE oid = 'logs'::regclass")),
         (before, "r".into())
