@@ -19,7 +19,10 @@ pub async fn run(doors: &AlertDoors, setting: &Setting) -> Result<Outcome, Failu
         return Ok(Outcome::ok("no audit chain is installed"));
     }
     let finding = match vectors::check_copy(&session).await {
-        Ok(()) => protection::finding(&session).await?,
+        Ok(()) => {
+            session.batch("BEGIN TRANSACTION READ ONLY").await?;
+            protection::finding(&session).await?
+        }
         Err(error) if session.is_closed() => return Err(error.into()),
         Err(error) => Some(ChainFinding::new(FindingKind::VerifyFailedToRun, error.full_message())),
     };

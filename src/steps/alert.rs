@@ -60,6 +60,9 @@ pub async fn raise(
     setting: &Setting,
 ) -> Result<Vec<Finding>, Failure> {
     let mut troubles = Vec::new();
+    if findings.is_empty() {
+        return Ok(deliver(doors).await);
+    }
     let outbox = match tokio::time::timeout(PATIENCE, Outbox::open(&doors.connection)).await {
         Ok(Ok(outbox)) => Some(outbox),
         Ok(Err(_)) | Err(_) => None,

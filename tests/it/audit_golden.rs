@@ -17,6 +17,11 @@ use crate::stage::agent::RunningAgent;
 const OTHERWISE: &str = "CREATE OR REPLACE FUNCTION audit.text_field(value text) RETURNS bytea LANGUAGE sql STABLE PARALLEL SAFE
     RETURN coalesce(int4send(octet_length(convert_to(nullif(value, ''), 'UTF8'))) || convert_to(value, 'UTF8'), '\\xffffffff'::bytea)";
 
+/// The same function, which fails.
+const RAISES: &str =
+    "CREATE OR REPLACE FUNCTION audit.text_field(value text) RETURNS bytea LANGUAGE plpgsql STABLE PARALLEL SAFE
+    AS 'BEGIN RAISE EXCEPTION ''no such thing''; END'";
+
 #[tokio::test(flavor = "multi_thread")]
 async fn f106_a_function_that_hashes_otherwise_is_found_whatever_is_verified() {
     let watched = Watched::new(Chained::new().await);
@@ -25,6 +30,7 @@ async fn f106_a_function_that_hashes_otherwise_is_found_whatever_is_verified() {
     assert!(watched.checkpoint(None).await.unwrap().is_green());
     let found = [
         (OTHERWISE, "golden rows another hash"),
+        (RAISES, "cannot be called"),
         ("REVOKE EXECUTE ON FUNCTION audit.row_bytes FROM dbagent_verify", "may not be called by dbagent_verify"),
         ("ALTER FUNCTION audit.row_hash RENAME TO row_digest", "audit.row_hash: is gone"),
     ];
