@@ -1,7 +1,7 @@
 -- What is wrong between the log and its side table, one line for each class of damage and state of its partition.
 -- Parameters: $1 lower and $2 upper bounds (text[]) of the partitions that are there; $3 last seqs (int8[]), $4
 -- hashes (text[]) and $5 first seqs (int8[]) of sealed stretches: the place after each follows its hash, and places inside,
--- which may be there still, are passed over.
+-- which may be there still, are passed over; $6 what stands for nothing in the first row's previous_hash (text, or NULL).
 -- Result: class (text), covered (bool: a partition for it is there), rows (int8), and of the first: seq (int8), id, recorded_at,
 -- partition, expected, actual (text).
 -- Classes: missing (a place without a row), extra (a row without a place), altered (another hash than the place has),
@@ -19,7 +19,8 @@ WITH places AS (
     WINDOW by_seq AS (ORDER BY s.seq)
 ), both_sides AS (
     SELECT p.seq, p.seq_before, p.before, p.hash AS place_hash, COALESCE(p.id, a.id) AS id,
-           COALESCE(p.recorded_at, a.recorded_at) AS recorded_at, a.tableoid, a.hash AS row_hash, a.previous_hash
+           COALESCE(p.recorded_at, a.recorded_at) AS recorded_at, a.tableoid, a.hash AS row_hash,
+           NULLIF(a.previous_hash, $6::pg_catalog.text) AS previous_hash
     FROM places p FULL JOIN public.audit_logs a ON a.id = p.id AND a.recorded_at = p.recorded_at
 ), classified AS (
     SELECT 'gap' AS class, seq_before + 1 AS seq, NULL::pg_catalog.uuid AS id, NULL::pg_catalog.timestamp AS recorded_at,

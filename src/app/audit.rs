@@ -11,6 +11,7 @@ use crate::app::install::SqlInstaller;
 use crate::config::{Job, VerifyMode};
 use crate::host::{FileErrorKind, Spool, durable};
 use crate::model::audit::finding::{ChainFinding, FindingKind, FirstBad};
+use crate::model::audit::profile::Profiles;
 use crate::model::audit::proof::Proof;
 use crate::model::digest::Digest;
 use crate::model::failure::{Failure, FailureKind};
@@ -66,13 +67,24 @@ impl App {
         batch: u32,
         setting: &Setting,
     ) -> Result<Backfilled, Failure> {
-        audit_backfill::run(installer.connection(), batch, setting).await
+        audit_backfill::run(installer.connection(), batch, &self.audit_profiles()?, setting).await
+    }
+
+    /// Of how many rows `audit backfill` would keep the hashes.
+    pub async fn audit_backfill_plan(&self, installer: &SqlInstaller, setting: &Setting) -> Result<u64, Failure> {
+        audit_backfill::plan(installer.connection(), &self.audit_profiles()?, setting).await
+    }
+
+    /// The formulas that are configured for older rows.
+    pub(in crate::app) fn audit_profiles(&self) -> Result<Profiles, Failure> {
+        let unfit = |why| Failure::new(FailureKind::Usage, "use [audit.profile] of the configuration").because(why);
+        self.loaded.config.audit.profiles().map_err(unfit)
     }
 
     /// Rebuilds the side tables of a restored log.
     pub async fn audit_rebuild(&self, installer: &SqlInstaller, setting: &Setting) -> Result<u64, Failure> {
         let (repositories, _) = self.try_repositories(None).await?;
-        audit_rebuild::run(installer.connection(), &repositories, setting).await
+        audit_rebuild::run(installer.connection(), &repositories, &self.audit_profiles()?, setting).await
     }
 
     /// Verifies the chain of `database` (that of the connection when absent).
@@ -202,7 +214,8 @@ impl App {
             0 => None,
             pairs => {
                 let connection = self.connection(Verb::AuditVerify, None)?;
-                Some(audit_witness::Sample { connection, pairs, lock_timeout: LOCK_TIMEOUT })
+                let profiles = self.audit_profiles()?;
+                Some(audit_witness::Sample { connection, pairs, lock_timeout: LOCK_TIMEOUT, profiles })
             }
         };
         audit_witness::run(&repositories, &audit_witness::Options { silence, memory, sample }, setting).await
@@ -221,7 +234,8 @@ impl App {
         let ages =
             |job: &Job| locking.filter_map(|(name, _)| Some(job.keep_in(name)?.age?.after(self.clock.now()))).min();
         let locked_until = job.filter(|job| job.object_lock == Some(true)).and_then(ages);
-        Ok(Terms { cluster: config.cluster.clone(), configuration: Digest::of(&shown), locked_until })
+        let (configuration, profiles) = (Digest::of(&shown), self.audit_profiles()?);
+        Ok(Terms { cluster: config.cluster.clone(), configuration, locked_until, profiles })
     }
 
     /// Where alerts of `database` go.

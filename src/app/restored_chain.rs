@@ -112,7 +112,7 @@ impl App {
 
     async fn rebuild_places(&self, administrator: &Connection, setting: &Setting) -> Result<u64, Failure> {
         let (repositories, _) = self.try_repositories(None).await?;
-        audit_rebuild::run(administrator, &repositories, setting).await
+        audit_rebuild::run(administrator, &repositories, &self.audit_profiles()?, setting).await
     }
 
     /// The job that signs checkpoints, if the plan has one.

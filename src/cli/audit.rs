@@ -45,19 +45,26 @@ async fn backfill(app: &App, arguments: &AuditBackfill, output: &Output) -> Resu
     let installer = app.audit_installer(admin_url.as_deref(), database.as_deref())?;
     let (database, login) = (installer.connection().database().to_owned(), installer.connection().user().to_owned());
     if consent.plan {
-        let planned = json!({"database": database, "login": login, "batch": arguments.batch});
+        let kept = app.audit_backfill_plan(&installer, &setting).await?;
+        let planned = json!({"database": database, "login": login, "batch": arguments.batch, "kept": kept});
         output.result(&planned, || {
-            format!(
-                "In the database {database}, by {login}: every row of audit_logs gets a new hash and previous_hash."
-            )
+            let rest = match kept {
+                0 => "every row of audit_logs gets a new hash and previous_hash.".to_owned(),
+                kept => format!(
+                    "{kept} rows keep their hashes, which are as [audit.profile] says; all others get new ones."
+                ),
+            };
+            format!("In the database {database}, by {login}: {rest}")
         });
         return Ok(0);
     }
-    prompt::require_consent(consent, "write new hashes into every row of audit_logs", &database)?;
+    let what = "write new hashes into every row of audit_logs that no [audit.profile] is for";
+    prompt::require_consent(consent, what, &database)?;
     let done = app.audit_backfill(&installer, arguments.batch.max(1), &setting).await?;
-    output.result(&json!({"database": database, "rows": done.rows, "under_lock": done.under_lock}), || {
-        let Backfilled { rows, under_lock } = done;
-        format!("{rows} rows are chained, {under_lock} of them while writers were kept out. VACUUM ANALYZE audit_logs.")
+    let Backfilled { rows, kept, under_lock } = done;
+    output.result(&json!({"database": database, "rows": rows, "kept": kept, "under_lock": under_lock}), || {
+        let kept = if kept > 0 { format!("{kept} with the hashes they had, ") } else { String::new() };
+        format!("{rows} rows are chained, {kept}{under_lock} while writers were kept out. VACUUM ANALYZE audit_logs.")
     });
     Ok(0)
 }

@@ -4,6 +4,7 @@
 //! and secrets are references that others resolve. Everything wrong is told at once, each with file, line and key.
 //! No message, `Debug` or `show` ever holds a secret.
 
+mod audit;
 mod base;
 mod cost;
 mod decode;
@@ -26,6 +27,7 @@ mod tree;
 mod validate;
 mod wal;
 
+pub use audit::{Audit, AuditProfile};
 pub use base::{BaseBackup, Compression};
 pub use cost::Cost;
 pub use encryption::{Encryption, Fingerprint, OpenPgp, Profile, Verification};

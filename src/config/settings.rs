@@ -9,6 +9,7 @@ use std::net::SocketAddr;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use crate::config::audit::Audit;
 use crate::config::base::BaseBackup;
 use crate::config::cost::Cost;
 use crate::config::encryption::{Encryption, Verification};
@@ -60,6 +61,9 @@ pub struct Config {
     /// How restores are done.
     #[serde(default)]
     pub restore: Restore,
+    /// The audit log's older rows.
+    #[serde(default)]
+    pub audit: Audit,
     /// The status page.
     #[serde(default)]
     pub web: Web,

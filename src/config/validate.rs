@@ -1,5 +1,6 @@
 //! What the keys of dbagent.toml mean together. Collects everything; opens nothing.
 
+use crate::config::audit;
 use crate::config::base;
 use crate::config::encryption::{Encryption, OpenPgp};
 use crate::config::place::Place;
@@ -39,6 +40,7 @@ pub(in crate::config) fn validate(config: &Config, problems: &mut Problems<'_>) 
     }
     wal::validate(config, problems);
     base::validate(config, problems);
+    audit::validate(&config.audit, problems);
     validate_notify(config, problems);
 }
 

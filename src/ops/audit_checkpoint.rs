@@ -22,6 +22,7 @@ use crate::postgres::Connection;
 use crate::postgres::audit::ChainSnapshot;
 use crate::steps::alert::{self, AlertDoors};
 use crate::steps::checkpoint::{Statement, Terms, repository_outcome};
+use crate::steps::profiles::settle;
 use crate::steps::protection;
 
 /// How to do it.
@@ -94,6 +95,7 @@ async fn attempt(options: &Options, doors: &Doors, setting: &Setting) -> Result<
         done.findings.push(ChainFinding::new(FindingKind::LinkBroken, message));
     }
     done.findings.extend(protection::finding(snapshot.session()).await?);
+    done.findings.extend(settle(&snapshot.pinned, &options.terms.profiles, None).finding);
     snapshot.lock_signing().await?;
     for repository in &doors.repositories {
         let signed = one(repository, &statement, &snapshot, options, &mut done, setting).await;
@@ -123,8 +125,10 @@ async fn one(
     let before = repository.newest_checkpoint(CHAIN, setting.clock.now()).await?;
     if let Some(before) = before.as_ref().filter(|_| options.restored.is_none()) {
         let against = against(repository, before, statement, snapshot, setting).await?;
-        let contradicted = against.iter().any(|finding| finding.kind != FindingKind::SchemaChanged);
-        done.findings.extend(against);
+        let reformed = statement.profile_change(&before.checkpoint);
+        let contradicted =
+            reformed.is_some() || against.iter().any(|finding| finding.kind != FindingKind::SchemaChanged);
+        done.findings.extend(against.into_iter().chain(reformed));
         if contradicted {
             let message =
                 format!("sign a checkpoint into {}: the chain contradicts the one of {}", repository.name, before.key);

@@ -12,6 +12,7 @@ use crate::catalog::{Artifact, Inventory, Repository, StoredSeal, Unsigned};
 use crate::host::Source;
 use crate::model::audit::CHAIN;
 use crate::model::audit::merkle::{self, Tree};
+use crate::model::audit::profile::Profiles;
 use crate::model::audit::proof::{ArchivedRow, FORMAT, Proof, RowReader, to_hex};
 use crate::model::audit::seal::{Seal, Stretch};
 use crate::model::digest::Digest;
@@ -196,7 +197,8 @@ fn proof_of(options: &Options, stored: &StoredSeal, found: Found) -> Proof {
 
 /// Reads the archive to its end: nothing of it counts before its digest has agreed.
 fn search(mut source: Box<dyn Source>, seal: &Seal, id: [u8; 16]) -> Result<Option<Found>, Failure> {
-    let mut search = Search { id, follow: Follow::new(&seal.stretches), rows: None, line: Vec::new(), found: None };
+    let (follow, profiles) = (Follow::new(&seal.stretches), seal.profiles.clone());
+    let mut search = Search { id, follow, profiles, rows: None, line: Vec::new(), found: None };
     let (mut reader, mut buffer) = (ArchiveReader::default(), vec![0; PIECE]);
     loop {
         let read = source.read(&mut buffer).map_err(|error| fetch::failure(error, "read the archive"))?;
@@ -224,6 +226,7 @@ fn malformed(error: crate::pipeline::archive::ArchiveError) -> Failure {
 struct Search {
     id: [u8; 16],
     follow: Follow,
+    profiles: Profiles,
     rows: Option<RowReader>,
     line: Vec<u8>,
     found: Option<ArchivedRow>,
@@ -249,9 +252,10 @@ impl Search {
         let row = self.rows.as_ref().and_then(|rows| rows.read(line)).ok_or_else(not_a_row)?;
         let hash = row.hash.ok_or_else(not_a_row)?;
         let before = row.entry.previous_hash.as_ref().map(|text| text.parse()).transpose();
-        self.follow.take(before.map_err(|_| not_a_row())?, hash);
+        let before = before.map_err(|_| not_a_row())?;
+        self.follow.take(before.filter(|before| Some(*before) != self.profiles.genesis()), hash);
         if row.entry.id == self.id {
-            if row.entry.hash() != hash {
+            if self.profiles.hash_of(&row.entry.canonical_bytes()) != Ok(hash) {
                 return Err(not_proven("its content is not what was hashed"));
             }
             self.found = Some(row);

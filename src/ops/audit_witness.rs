@@ -18,6 +18,7 @@ use crate::model::audit::CHAIN;
 use crate::model::audit::checkpoint::{Checkpoint, Mark, shrinkage};
 use crate::model::audit::finding::FindingKind;
 use crate::model::audit::link::{Linker, Segment};
+use crate::model::audit::profile::Profiles;
 use crate::model::audit::row::RowKey;
 use crate::model::digest::Digest;
 use crate::model::failure::{Failure, FailureKind};
@@ -26,6 +27,7 @@ use crate::ops::Setting;
 use crate::postgres::Connection;
 use crate::postgres::audit::ChainSnapshot;
 use crate::postgres::audit::snapshot::Reader;
+use crate::steps::profiles::settle;
 
 /// Rows between two checkpoints that are computed at most: more than come in five minutes, less than a verification reads.
 const MOST_ROWS: i64 = 1_000_000;
@@ -53,6 +55,8 @@ pub struct Sample {
     pub pairs: usize,
     /// Longest wait for the log's locks.
     pub lock_timeout: Duration,
+    /// The formulas that are configured for older rows.
+    pub profiles: Profiles,
 }
 
 /// What was seen last in a repository.
@@ -101,7 +105,8 @@ async fn witness(
     let mut told: Vec<(FindingKind, String)> =
         troubles.into_iter().map(|what| (FindingKind::CheckpointMissing, what)).collect();
     if let Some(sample) = &options.sample {
-        let broken = extension(sample, repository, &read.marks, setting).await?;
+        let signed = read.newest.as_ref().map(|newest| newest.checkpoint.profiles);
+        let broken = extension(sample, repository, &read.marks, signed, setting).await?;
         told.extend(broken.map(|what| (FindingKind::HistoryRewritten, what)));
     }
     let good = told.is_empty();
@@ -145,18 +150,21 @@ async fn extension(
     sample: &Sample,
     repository: &Repository,
     marks: &[Mark],
+    signed: Option<Option<Digest>>,
     setting: &Setting,
 ) -> Result<Option<String>, Failure> {
     let seals = repository.seals(CHAIN, setting.clock.now()).await?.stored;
     let stretches: Vec<(i64, i64)> =
         seals.iter().flat_map(|stored| stored.seal.stretches.iter().map(|each| (each.first, each.last))).collect();
     let pairs = comparable(marks, &stretches).choose_multiple(&mut rand::rng(), sample.pairs);
-    let snapshot = ChainSnapshot::begin(&sample.connection, sample.lock_timeout, setting.clock.as_ref()).await?;
+    let mut snapshot = ChainSnapshot::begin(&sample.connection, sample.lock_timeout, setting.clock.as_ref()).await?;
+    let settled = settle(&snapshot.pinned, &sample.profiles, signed);
+    snapshot.profiles = settled.profiles;
     let reader = snapshot.reader().await?;
-    let mut broken = None;
+    let mut broken = settled.finding.map(|finding| finding.message);
     for (from, to) in pairs {
         setting.require_going_on("compute the next rows")?;
-        if !leads(&reader, from, to).await? {
+        if broken.is_none() && !leads(&reader, from, to).await? {
             let taken = to.taken.format("%Y-%m-%dT%H:%M:%SZ");
             broken = Some(format!(
                 "the rows of places {} to {} do not lead to the hash that the checkpoint of {taken} has signed",

@@ -74,6 +74,7 @@ pub const MIGRATIONS: &[Migration] = &[
         name: "052_audit_row_encoding",
         text: include_str!("../../sql/schema/052_audit_row_encoding.sql"),
     },
+    Migration { number: 53, name: "053_audit_profiles", text: include_str!("../../sql/schema/053_audit_profiles.sql") },
     Migration {
         number: 55,
         name: "055_audit_chain_trigger",

@@ -9,6 +9,7 @@ use crate::catalog::{Repository, StoredCheckpoint, StoredSeal};
 use crate::model::audit::CHAIN;
 use crate::model::audit::checkpoint::{Checkpoint, FORMAT, Occasion, Origin};
 use crate::model::audit::finding::{ChainFinding, FindingKind};
+use crate::model::audit::profile::Profiles;
 use crate::model::digest::Digest;
 use crate::model::failure::Failure;
 use crate::model::outcome::RepositoryOutcome;
@@ -24,6 +25,8 @@ pub struct Terms {
     pub configuration: Digest,
     /// Until when checkpoints are locked, where the store can.
     pub locked_until: Option<DateTime<Utc>>,
+    /// The formulas that are configured for older rows.
+    pub profiles: Profiles,
 }
 
 /// What the database says on a snapshot.
@@ -62,6 +65,16 @@ impl<'a> Statement<'a> {
         let finding = ChainFinding::new(FindingKind::SchemaChanged, message);
         let differs = finding.differs(Some(before.schema.to_string()), Some(self.schema.to_string()));
         (before.schema != self.schema).then_some(differs)
+    }
+
+    /// That other formulas for older rows are pinned than `before` has signed of a chain with rows.
+    pub fn profile_change(&self, before: &Checkpoint) -> Option<ChainFinding> {
+        let now = self.snapshot.pinned.profiles.digest();
+        let signed = before.taken.format("%Y-%m-%dT%H:%M:%SZ");
+        let message = format!("other formulas for older rows are pinned than the checkpoint of {signed} has signed");
+        let text = |digest: Option<Digest>| Some(digest.map_or("none".to_owned(), |digest| digest.to_string()));
+        let finding = ChainFinding::new(FindingKind::SchemaChanged, message).differs(text(before.profiles), text(now));
+        (before.size > 0 && before.profiles != now).then_some(finding)
     }
 
     /// Partitions with rows that `before` has signed and that are gone, unless `seals` say that they may be.
@@ -108,6 +121,7 @@ impl<'a> Statement<'a> {
             partitions,
             origin: self.origin.clone(),
             schema: self.schema,
+            profiles: self.snapshot.pinned.profiles.digest(),
             configuration: self.terms.configuration,
             taken: now,
             previous: before.map(|before| before.digest),

@@ -14,6 +14,7 @@ pub mod full_dump;
 pub mod holdings;
 pub mod load_dump;
 pub mod partitions;
+pub mod profiles;
 pub mod protection;
 pub mod prove;
 pub mod read_back;

@@ -21,6 +21,7 @@ use crate::model::table::QualifiedTable;
 use crate::postgres::audit::{ChainSnapshot, Partition, seals, vectors};
 use crate::postgres::{Connection, Session};
 use crate::steps::checkpoint::{Statement, Terms};
+use crate::steps::profiles::settle;
 use crate::steps::signed::Signed;
 use crate::steps::{Setting, protection};
 
@@ -134,7 +135,15 @@ impl Sealer<'_> {
     ) -> Result<Drafted, Failure> {
         self.setting.events.step(format!("proving {partition} before it is sealed"));
         let clock = self.setting.clock.as_ref();
-        let snapshot = ChainSnapshot::begin(&self.sealing.connection, self.lock_timeout, clock).await?;
+        let mut snapshot = ChainSnapshot::begin(&self.sealing.connection, self.lock_timeout, clock).await?;
+        let settled = settle(&snapshot.pinned, &self.sealing.terms.profiles, signed.profiles());
+        if let Some(finding) = settled.finding {
+            let message = format!("seal {partition}: {}", finding.message);
+            return Err(Failure::new(FailureKind::Integrity, message).hint(
+                "Follow deploy/runbooks/tampering-detected.md: somebody has edited the formulas of older rows.",
+            ));
+        }
+        snapshot.profiles = settled.profiles;
         let before = signed.seal_of(partition);
         let known = before.map(|stored| &stored.seal);
         let facts = match snapshot.partitions.iter().find(|each| each.table == *partition) {
@@ -158,6 +167,7 @@ impl Sealer<'_> {
             archive: archive.clone(),
             origin: statement.origin().clone(),
             schema: statement.schema(),
+            profiles: snapshot.profiles.clone(),
             configuration: self.sealing.terms.configuration,
             sealed: self.setting.clock.now(),
             previous: last.map(|last| last.digest),

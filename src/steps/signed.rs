@@ -105,6 +105,13 @@ impl Signed {
         self.newest_checkpoint().map(|stored| stored.key.to_string())
     }
 
+    /// The digest of formulas for older rows that the newest checkpoint of a chain with rows has signed; nothing where no chain
+    /// with rows was signed.
+    pub fn profiles(&self) -> Option<Option<Digest>> {
+        let newest = self.newest_checkpoint().map(|stored| &stored.checkpoint);
+        newest.filter(|newest| newest.size > 0).map(|newest| newest.profiles)
+    }
+
     fn newest_checkpoint(&self) -> Option<&StoredCheckpoint> {
         let stored = self.held.iter().filter_map(|held| held.checkpoints.newest.as_ref());
         stored.max_by_key(|stored| stored.checkpoint.taken)

@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use dbagent::app::install::SqlInstaller;
+use dbagent::model::audit::profile::Profiles;
 use dbagent::model::partition::Rule;
 #[cfg(feature = "long")]
 use dbagent::ops::audit_verify::Scope;
@@ -424,12 +425,12 @@ async fn a_log_with_rows_is_chained_while_the_application_writes_and_after_a_cra
     // Committed late, behind the place where that was; and by an application that goes on.
     database.run(&rows("- interval '20 days' + interval '5 milliseconds'", 20)).await;
     database.run(&rows("- interval '5 minutes'", 30)).await;
-    let done = audit_backfill::run(&connection, 50, &setting()).await.unwrap();
+    let done = audit_backfill::run(&connection, 50, &Profiles::default(), &setting()).await.unwrap();
     assert_eq!(done.rows, 300 - 80 + 20 + 30);
     database.run(&insert(5)).await;
     assert_eq!(database.text(&format!("({INTEGRITY})")).await, "whole");
     assert_eq!(database.text("SELECT seq FROM audit.chain_head").await, "355");
-    let again = audit_backfill::run(&connection, 50, &setting()).await.unwrap_err();
+    let again = audit_backfill::run(&connection, 50, &Profiles::default(), &setting()).await.unwrap_err();
     assert!(again.full_message().contains("chained already"), "{}", again.full_message());
 }
 

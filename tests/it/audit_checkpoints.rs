@@ -227,6 +227,7 @@ async fn a_witness_with_a_login_computes_from_one_signed_hash_to_the_next() {
             connection: watched.agent(),
             pairs,
             lock_timeout: options(Scope::Full).lock_timeout,
+            profiles: Default::default(),
         };
         let options = audit_witness::Options {
             silence: chrono::TimeDelta::minutes(15),

@@ -139,7 +139,7 @@ async fn f106_a_log_that_logical_replication_carried_becomes_the_same_chain_ther
     // What was carried is chained again by its own links; nothing is hashed anew.
     let connection = copy.server.connection().unwrap().with_database("consulting_tool");
     assert!(!audit_install::run(&connection, &setting()).await.unwrap().chained);
-    assert_eq!(audit_rebuild::run(&connection, &[], &setting()).await.unwrap(), 120);
+    assert_eq!(audit_rebuild::run(&connection, &[], &Default::default(), &setting()).await.unwrap(), 120);
     let (_, left) = audit_install::repair(&connection, &setting()).await.unwrap();
     assert_eq!(left, []);
     copy.run(&insert(5)).await;

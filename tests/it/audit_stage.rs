@@ -98,7 +98,12 @@ pub fn insert(rows: u32) -> String {
 }
 
 pub fn terms() -> Terms {
-    Terms { cluster: "test".into(), configuration: Digest::of(b"test"), locked_until: None }
+    Terms {
+        cluster: "test".into(),
+        configuration: Digest::of(b"test"),
+        locked_until: None,
+        profiles: Default::default(),
+    }
 }
 
 pub fn options(scope: Scope) -> Options {

@@ -60,6 +60,7 @@ impl Shelf {
                 partitions: Default::default(),
                 origin: Origin::default(),
                 schema: Digest::of(b"s"),
+                profiles: None,
                 configuration: Digest::of(b"c"),
                 taken,
                 previous,

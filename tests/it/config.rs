@@ -689,3 +689,59 @@ fn f24_no_text_panics() {
     }
     assert!(good > 20 && bad > 250, "{good} loaded, {bad} did not");
 }
+
+const PROFILE: &str = "[audit.profile.\"app/v2\"]\nfrom = \"2020-01-01T00:00:00Z\"\nuntil = \"2021-01-01T00:00:00Z\"\nseparator = \"|\"\ncolumns = [\"id\", \"previous_hash\"]\n";
+
+#[test]
+fn a_formula_of_older_rows_is_refused_with_file_line_key_and_what_was_meant() {
+    let cases: &[(&str, &str, &str)] = &[
+        ("until = \"2021-01-01T00:00:00Z\"\n", "", "5:1: audit.profile.app/v2.until: the key is missing"),
+        ("from = \"2020-01-01T00:00:00Z\"\n", "", "5:1: audit.profile.app/v2.from: the key is missing"),
+        ("2021-01-01", "2020-01-01", "7:9: audit.profile.app/v2.until: the range is empty: until is not after from"),
+        (
+            "2021-01-01T00:00:00Z",
+            "2021-01-01",
+            "7:9: audit.profile.app/v2.until: expected an instant with its offset, as \"2020-01-01T00:00:00Z\"",
+        ),
+        (
+            "\"id\"",
+            "\"ip_adress\"",
+            "9:11: audit.profile.app/v2.columns: unknown column \"ip_adress\", did you mean \"ip_address\"?",
+        ),
+        (
+            "\"id\"",
+            "\"recorded_at:isoms\"",
+            "9:11: audit.profile.app/v2.columns: unknown encoding \"isoms\" of recorded_at, expected one of text, iso-s, iso-ms, iso-us, epoch-s, epoch-ms, epoch-us, did you mean \"iso-ms\"?",
+        ),
+        (
+            ", \"previous_hash\"",
+            "",
+            "9:11: audit.profile.app/v2.columns: previous_hash is not among them: a hash that does not cover it chains nothing",
+        ),
+        ("separator", "seperator", "8:1: audit.profile.app/v2.seperator: unknown key, did you mean \"separator\"?"),
+        (
+            "separator = \"|\"",
+            "separator = \"|\"\ngenesis = \"0\"",
+            "9:11: audit.profile.app/v2.genesis: expected 64 hexadecimal digits",
+        ),
+        (
+            "app/v2",
+            "dbagent/v1",
+            "5:1: audit.profile.dbagent/v1: names that begin with dbagent/ are of formulas built in",
+        ),
+    ];
+    for (written, instead, expected) in cases {
+        let text = format!("{SMALL}{}", PROFILE.replace(written, instead));
+        assert_ne!(text, format!("{SMALL}{PROFILE}"), "{written}");
+        let errors = Folder::with(&text).errors(&[]);
+        assert!(errors.contains(&format!("dbagent.toml:{expected}")), "{expected}\n{errors:#?}");
+    }
+    let second = PROFILE.replace("app/v2", "app/v3").replace("2020-01-01", "2020-06-01").replace("2021", "2022");
+    let errors = Folder::with(&format!("{SMALL}{PROFILE}{second}")).errors(&[]);
+    assert_eq!(errors, ["dbagent.toml:11:8: audit.profile.app/v3.from: its range overlaps with that of \"app/v2\""]);
+    let warnings = loaded(&format!("{SMALL}{PROFILE}"), &[]).warnings;
+    assert!(
+        warnings.iter().any(|warning| warning.contains("the hash says nothing of user_id, session_id")),
+        "{warnings:?}"
+    );
+}

@@ -19,6 +19,7 @@ mod audit_attacks;
 mod audit_chain;
 mod audit_checkpoints;
 mod audit_golden;
+mod audit_profiles;
 mod audit_restore;
 mod audit_s3;
 mod audit_seals;

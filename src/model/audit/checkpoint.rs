@@ -82,6 +82,9 @@ pub struct Checkpoint {
     pub origin: Origin,
     /// Digest over the chain's protection as it stands.
     pub schema: Digest,
+    /// Digest over the formulas that are pinned for older rows; nothing where there is none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub profiles: Option<Digest>,
     /// Digest of the agent's configuration.
     pub configuration: Digest,
     /// When the snapshot was taken.
@@ -319,6 +322,7 @@ mod tests {
             partitions: BTreeMap::from([("p".to_owned(), 1)]),
             origin: origin(size.unsigned_abs()),
             schema: digest(0),
+            profiles: None,
             configuration: digest(0),
             taken,
             previous: None,

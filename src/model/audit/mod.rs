@@ -8,6 +8,8 @@ pub mod checkpoint;
 pub mod finding;
 pub mod link;
 pub mod merkle;
+pub mod placing;
+pub mod profile;
 pub mod proof;
 pub mod row;
 pub mod seal;

@@ -7,10 +7,10 @@ use chrono::NaiveDateTime;
 use serde::{Deserialize, Serialize};
 
 use crate::model::audit::merkle;
-use crate::model::audit::row::{Entry, PROFILE};
+use crate::model::audit::row::Entry;
 use crate::model::audit::seal::Seal;
 use crate::model::copy_text::{NULL, unescape};
-use crate::model::digest::{Digest, Hasher};
+use crate::model::digest::Digest;
 
 /// Format number of the document.
 pub const FORMAT: u32 = 1;
@@ -28,7 +28,7 @@ pub struct Proof {
     pub seq: i64,
     /// Its place among the partition's rows, from 0.
     pub index: u64,
-    /// Its canonical bytes (profile dbagent/audit_logs/v1), in hexadecimal digits.
+    /// Its canonical bytes (`row.rs`), in hexadecimal digits; the seal says by which formula they are hashed.
     pub row: String,
     /// Its hash.
     pub hash: Digest,
@@ -61,7 +61,7 @@ impl Proof {
         if bytes.get(..4) != Some(&[0, 0, 0, 16]) || bytes.get(4..20).map(to_hex) != Some(id) {
             return Err(Unproven::OtherRow(self.id.clone()));
         }
-        let hash = hash_of(&bytes);
+        let hash = seal.profiles.hash_of(&bytes).map_err(|_| Unproven::OtherRow(self.id.clone()))?;
         if hash != self.hash {
             return Err(Unproven::OtherHash(hash, self.hash));
         }
@@ -71,14 +71,6 @@ impl Proof {
             false => Err(Unproven::OtherRoot),
         }
     }
-}
-
-/// The hash of a row with these canonical bytes.
-pub fn hash_of(canonical: &[u8]) -> Digest {
-    let mut hasher = Hasher::default();
-    hasher.update(PROFILE);
-    hasher.update(canonical);
-    hasher.finish()
 }
 
 /// `bytes` in hexadecimal digits.

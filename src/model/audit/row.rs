@@ -4,6 +4,9 @@
 //! and bytes, -1 for NULL. That is byte for byte the tuple of a binary COPY of these 14 columns in UTF-8 (PostgreSQL
 //! manual, "COPY", binary format), so that the verifier hashes what comes without decoding it.
 
+use chrono::{DateTime, TimeDelta, Utc};
+
+use crate::model::audit::profile::Profiles;
 use crate::model::copy_binary::{CopyReader, Malformed, fixed, next_field};
 use crate::model::digest::{Digest, Hasher};
 
@@ -14,11 +17,15 @@ pub const PROFILE: &[u8] = b"dbagent/audit_logs/v1\n";
 pub const COPY_COLUMNS: &str = "id, user_id, session_id, action, resource, resource_id, details, ip_address, \
     user_agent, success, error_code, error_message, recorded_at, previous_hash, hash";
 
+/// Seconds from 1970-01-01 to 2000-01-01, from which PostgreSQL counts.
+pub(super) const EPOCH_SECONDS: i64 = 946_684_800;
+
 /// Columns that are hashed.
-const HASHED: usize = 14;
+pub(super) const HASHED: usize = 14;
 /// Where `recorded_at` stands among the columns.
-const RECORDED_AT: usize = 12;
-const PREVIOUS: usize = 13;
+pub(super) const RECORDED_AT: usize = 12;
+/// Where `previous_hash` stands.
+pub(super) const PREVIOUS: usize = 13;
 
 /// The primary key of a row.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -59,8 +66,9 @@ impl RowFacts {
         self.stored == Link::Hash(self.computed)
     }
 
-    /// Reads the fields of one tuple, the count of fields cut off.
-    fn read(fields: &[u8]) -> Result<Self, Malformed> {
+    /// Reads the fields of one tuple, the count of fields cut off. A first row that names `profiles`' beginning of the chain
+    /// comes after nothing.
+    fn read(fields: &[u8], profiles: &Profiles) -> Result<Self, Malformed> {
         let mut rest = fields;
         let mut key = RowKey::default();
         let mut previous = Link::None;
@@ -78,11 +86,27 @@ impl RowFacts {
         if !rest.is_empty() {
             return Err(Malformed("bytes follow the last field"));
         }
-        let mut hasher = Hasher::default();
-        hasher.update(PROFILE);
-        hasher.update(hashed);
-        Ok(Self { key, previous, stored, computed: hasher.finish() })
+        if profiles.is_empty() {
+            return Ok(Self { key, previous, stored, computed: hash_v1(hashed) });
+        }
+        let begins = profiles.genesis().is_some_and(|genesis| previous == Link::Hash(genesis));
+        let previous = if begins { Link::None } else { previous };
+        Ok(Self { key, previous, stored, computed: profiles.hash_of(hashed)? })
     }
+}
+
+/// The hash of a row with these canonical bytes, by profile v1.
+pub fn hash_v1(canonical: &[u8]) -> Digest {
+    let mut hasher = Hasher::default();
+    hasher.update(PROFILE);
+    hasher.update(canonical);
+    hasher.finish()
+}
+
+/// `micros` since 2000-01-01 as an instant; nothing for infinity and what no calendar here has.
+pub fn instant(micros: i64) -> Option<DateTime<Utc>> {
+    let since_1970 = micros.checked_add(EPOCH_SECONDS.checked_mul(1_000_000)?)?;
+    DateTime::UNIX_EPOCH.checked_add_signed(TimeDelta::microseconds(since_1970))
 }
 
 pub(super) fn link(field: Option<&[u8]>) -> Link {
@@ -111,13 +135,14 @@ fn digest(text: &[u8]) -> Option<Digest> {
 }
 
 impl CopyReader {
-    /// Takes one message of a COPY of [`COPY_COLUMNS`].
+    /// Takes one message of a COPY of [`COPY_COLUMNS`]; rows in a range of `profiles` are hashed by its formula.
     pub fn take_rows<E: From<Malformed>>(
         &mut self,
         message: &[u8],
+        profiles: &Profiles,
         mut each: impl FnMut(RowFacts) -> Result<(), E>,
     ) -> Result<(), E> {
-        self.take(message, HASHED as u16 + 1, |fields| each(RowFacts::read(fields)?))
+        self.take(message, HASHED as u16 + 1, |fields| each(RowFacts::read(fields, profiles)?))
     }
 }
 
@@ -164,12 +189,9 @@ impl Entry {
         bytes
     }
 
-    /// The row's hash.
+    /// The row's hash, by profile v1.
     pub fn hash(&self) -> Digest {
-        let mut hasher = Hasher::default();
-        hasher.update(PROFILE);
-        hasher.update(&self.canonical_bytes());
-        hasher.finish()
+        hash_v1(&self.canonical_bytes())
     }
 }
 
@@ -214,7 +236,7 @@ mod tests {
     fn read(messages: &[&[u8]]) -> Result<Vec<RowFacts>, Malformed> {
         let (mut reader, mut rows) = (CopyReader::default(), Vec::new());
         for message in messages {
-            reader.take_rows(message, |row| {
+            reader.take_rows(message, &Profiles::default(), |row| {
                 rows.push(row);
                 Ok::<_, Malformed>(())
             })?;

@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 use crate::model::audit::checkpoint::{Kept, Origin, canonical};
 use crate::model::audit::link::Segment;
 use crate::model::audit::merkle::{self, Tree};
+use crate::model::audit::profile::Profiles;
 use crate::model::audit::row::{Link, RowKey};
 use crate::model::audit::tally::{Sealed, Tally, place};
 use crate::model::copy_binary::Malformed;
@@ -97,6 +98,9 @@ pub struct Seal {
     pub origin: Origin,
     /// Digest over the chain's protection as it stood.
     pub schema: Digest,
+    /// The formulas of rows that are not hashed by profile v1, whole: a proof needs nothing but the seal.
+    #[serde(default, skip_serializing_if = "Profiles::is_empty")]
+    pub profiles: Profiles,
     /// Digest of the agent's configuration.
     pub configuration: Digest,
     /// When it was signed.
@@ -345,6 +349,7 @@ mod tests {
             },
             origin: Origin::default(),
             schema: digest(0),
+            profiles: Profiles::default(),
             configuration: digest(0),
             sealed: DateTime::from_timestamp(1_800_000_000, 0).unwrap(),
             previous: None,

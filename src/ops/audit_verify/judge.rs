@@ -38,11 +38,13 @@ pub(super) async fn findings(
     snapshot: &ChainSnapshot,
     sealed: &SealedRanges,
 ) -> Result<Vec<ChainFinding>, Failure> {
-    let damages = diagnosis::diagnose(snapshot.session(), &snapshot.partitions, sealed).await?;
+    let genesis = snapshot.profiles.genesis().map(|genesis| genesis.to_string());
+    let genesis = genesis.as_deref();
+    let damages = diagnosis::diagnose(snapshot.session(), &snapshot.partitions, sealed, genesis).await?;
     let unsound = name_unsound(reading, snapshot).await?;
     let forks = match reading.linked.segments.len() {
         0 | 1 if !reading.linked.given_up => None,
-        _ => diagnosis::forks(snapshot.session()).await?,
+        _ => diagnosis::forks(snapshot.session(), genesis).await?,
     };
     let mut findings = Judge { reading, head: snapshot.head, damages: &damages }.findings(unsound);
     findings.extend(forks.map(|(first, rows)| {

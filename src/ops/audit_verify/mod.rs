@@ -32,7 +32,7 @@ use crate::postgres::audit::seals::{self, Recorded};
 use crate::postgres::audit::{ChainSnapshot, Partition, vectors};
 use crate::steps::alert::{self, AlertDoors};
 use crate::steps::checkpoint::{Statement, Terms};
-use crate::steps::{protection, seal};
+use crate::steps::{profiles, protection, seal};
 
 pub use crate::steps::signed::{Anchor, Signed};
 use reading::{Reading, Source};
@@ -123,8 +123,8 @@ async fn verify_and_sign(
     signed: &Signed,
     setting: &Setting,
 ) -> Result<(Verified, Vec<Finding>), Failure> {
-    let snapshot = ChainSnapshot::begin(&doors.connection, options.lock_timeout, setting.clock.as_ref()).await?;
-    let verified = verify_on(&snapshot, options, signed, setting).await?;
+    let mut snapshot = ChainSnapshot::begin(&doors.connection, options.lock_timeout, setting.clock.as_ref()).await?;
+    let verified = verify_on(&mut snapshot, options, signed, setting).await?;
     let mut troubles = Vec::new();
     if verified.findings.is_empty() && !matches!(options.scope, Scope::Partition(_) | Scope::Sample) {
         let statement = Statement::of(&snapshot, &options.terms).await?;
@@ -182,20 +182,23 @@ pub async fn verify(
     signed: &Signed,
     setting: &Setting,
 ) -> Result<Verified, Failure> {
-    let snapshot = ChainSnapshot::begin(connection, options.lock_timeout, setting.clock.as_ref()).await?;
-    let verified = verify_on(&snapshot, options, signed, setting).await?;
+    let mut snapshot = ChainSnapshot::begin(connection, options.lock_timeout, setting.clock.as_ref()).await?;
+    let verified = verify_on(&mut snapshot, options, signed, setting).await?;
     snapshot.release().await?;
     Ok(verified)
 }
 
 async fn verify_on(
-    snapshot: &ChainSnapshot,
+    snapshot: &mut ChainSnapshot,
     options: &Options,
     signed: &Signed,
     setting: &Setting,
 ) -> Result<Verified, Failure> {
     vectors::check_copy(snapshot.session()).await?;
     let mut findings: Vec<ChainFinding> = protection::finding(snapshot.session()).await?.into_iter().collect();
+    let settled = profiles::settle(&snapshot.pinned, &options.terms.profiles, signed.profiles());
+    snapshot.profiles = settled.profiles;
+    findings.extend(settled.finding);
     let recorded = seals::recorded(snapshot.session()).await?;
     signed.require_seals(&recorded)?;
     let sealed = signed.sealed_away(snapshot).await?;

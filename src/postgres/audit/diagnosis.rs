@@ -41,12 +41,13 @@ pub struct Damage {
     pub actual: Option<String>,
 }
 
-/// Compares the log with its side table, on the session's snapshot, past what is `sealed` and gone. Reads and joins
-/// everything: minutes on a large log.
+/// Compares the log with its side table, on the session's snapshot, past what is `sealed` and gone; `genesis` stands for nothing
+/// in the first row's link. Reads and joins everything: minutes on a large log.
 pub async fn diagnose(
     session: &Session,
     partitions: &[Partition],
     sealed: &SealedRanges,
+    genesis: Option<&str>,
 ) -> Result<Vec<Damage>, PostgresError> {
     let ranges = partitions.iter().filter(|partition| !partition.is_default);
     let open = |bound: &Option<String>, end: &str| bound.clone().unwrap_or_else(|| end.to_owned());
@@ -57,7 +58,7 @@ pub async fn diagnose(
     let hashes: Vec<String> = gone.iter().map(|stretch| stretch.tail.to_string()).collect();
     // The joins of a diagnosis need sorting, which streaming does without.
     session.batch("SET LOCAL enable_sort = on").await?;
-    let parameters: [&(dyn ToSql + Sync); 5] = [&lower, &upper, &last, &hashes, &first];
+    let parameters: [&(dyn ToSql + Sync); 6] = [&lower, &upper, &last, &hashes, &first, &genesis];
     let rows = session.client().query(include_str!("../../../sql/audit/diagnose.sql"), &parameters).await?;
     rows.iter().map(damage).collect()
 }
@@ -98,8 +99,8 @@ pub async fn places_of(session: &Session, keys: &[RowKey]) -> Result<Vec<(usize,
 }
 
 /// The first row that follows a row which another follows too, and how many do; nothing where there is none.
-pub async fn forks(session: &Session) -> Result<Option<(FirstBad, u64)>, PostgresError> {
-    let row = session.client().query_opt(include_str!("../../../sql/audit/forks.sql"), &[]).await?;
+pub async fn forks(session: &Session, genesis: Option<&str>) -> Result<Option<(FirstBad, u64)>, PostgresError> {
+    let row = session.client().query_opt(include_str!("../../../sql/audit/forks.sql"), &[&genesis]).await?;
     Ok(row.map(|row| {
         let first = FirstBad { seq: row.get(0), id: row.get(1), recorded_at: row.get(2), partition: row.get(3) };
         (first, u64::try_from(row.get::<_, i64>(4)).unwrap_or_default())

@@ -2,6 +2,7 @@
 
 use tokio_postgres::Client;
 
+use crate::model::audit::CHAIN;
 use crate::model::digest::{Digest, Hasher};
 use crate::postgres::connection::Session;
 use crate::postgres::error::{PostgresError, PostgresErrorKind};
@@ -69,6 +70,12 @@ pub async fn lacks_places(session: &Session) -> Result<bool, PostgresError> {
     let empty = session.client().query_one(include_str!("../../../sql/audit/log_is_empty.sql"), &[]).await;
     let empty: bool = empty.map_err(|error| session.failed("look at the audit log", error))?.get(0);
     Ok(!empty && side_tables_are_empty(session).await?)
+}
+
+/// Keeps everybody from adding to the chain until the transaction ends.
+pub async fn lock_head(session: &Session) -> Result<(), PostgresError> {
+    let locked = session.client().query(include_str!("../../../sql/audit/lock_head.sql"), &[&CHAIN]).await;
+    locked.map(|_| ()).map_err(|error| session.failed("lock the head of the chain", error))
 }
 
 /// Lets the head name place `seq`, also where its row is gone.

@@ -1,7 +1,6 @@
 //! The side tables of the chain after rows of the log were put back in place, hashes verbatim and past the trigger: in the
 //! transaction that put them back, so that nobody sees one without the other.
 
-use crate::model::audit::CHAIN;
 use crate::model::table::QualifiedTable;
 use crate::postgres::audit::schema;
 use crate::postgres::connection::Session;
@@ -30,7 +29,7 @@ pub async fn settle(session: &Session, table: &QualifiedTable, cut: bool) -> Res
     {
         return Ok(Settled::NotChained);
     }
-    client.query(include_str!("../../../sql/audit/lock_head.sql"), &[&CHAIN]).await?;
+    schema::lock_head(session).await?;
     let mut gone = 0;
     if cut && let Some(last) = client.query_opt(include_str!("../../../sql/audit/cut_places.sql"), &[]).await? {
         gone = u64::try_from(last.get::<_, i64>(2)).unwrap_or_default();

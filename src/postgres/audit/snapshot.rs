@@ -13,12 +13,14 @@ use rand::Rng as _;
 use crate::host::Clock;
 use crate::model::audit::CHAIN;
 use crate::model::audit::checkpoint::Origin;
+use crate::model::audit::profile::Profiles;
 use crate::model::audit::row::{COPY_COLUMNS, RowFacts};
 use crate::model::audit::seal::Walk;
 use crate::model::audit::tally::{PLACE_COLUMNS, PLACE_FIELDS, Places};
 use crate::model::copy_binary::CopyReader;
 use crate::model::digest::Digest;
 use crate::model::table::QualifiedTable;
+use crate::postgres::audit::profiles::{self, Pinned};
 use crate::postgres::connection::{Connection, Session};
 use crate::postgres::copy;
 use crate::postgres::databases::literal;
@@ -70,6 +72,10 @@ pub struct ChainSnapshot {
     pub head: Option<Head>,
     /// Which database, and where it stands; the cluster's name is left to the caller.
     pub origin: Origin,
+    /// The formulas that the database says are pinned for older rows.
+    pub pinned: Pinned,
+    /// Those that readers hash by: what is pinned, unless the caller knows better.
+    pub profiles: Profiles,
 }
 
 impl ChainSnapshot {
@@ -86,7 +92,9 @@ impl ChainSnapshot {
             match lock(&session, lock_timeout).await {
                 Ok(Some((id, partitions))) => {
                     let (head, origin) = (head(&session).await?, origin(&session, facts).await?);
-                    return Ok(Self { session, id, connection: connection.clone(), partitions, head, origin });
+                    let (pinned, connection) = (profiles::pinned(&session).await?, connection.clone());
+                    let profiles = pinned.profiles.clone();
+                    return Ok(Self { session, id, connection, partitions, head, origin, pinned, profiles });
                 }
                 Err(error) if attempt == ATTEMPTS => return Err(error),
                 Err(error) if !passes(error.kind) => return Err(error),
@@ -109,7 +117,7 @@ impl ChainSnapshot {
     pub async fn reader(&self) -> Result<Reader, PostgresError> {
         let session = copy::connect(&self.connection, ENCODING).await?;
         session.batch(&format!("{BEGIN}; SET TRANSACTION SNAPSHOT {}", literal(&self.id))).await?;
-        Ok(Reader { session })
+        Ok(Reader { session, profiles: self.profiles.clone() })
     }
 
     /// Lets one at a time sign a checkpoint of this chain, until the snapshot is released: each names the one before it.
@@ -249,6 +257,7 @@ pub async fn head(session: &Session) -> Result<Option<Head>, PostgresError> {
 #[derive(Debug)]
 pub struct Reader {
     session: Session,
+    profiles: Profiles,
 }
 
 impl Reader {
@@ -288,7 +297,7 @@ impl Reader {
         let stream = self.session.client().copy_out(&statement).await?;
         let mut stream = std::pin::pin!(stream);
         while let Some(message) = stream.try_next().await? {
-            reader.take_rows(&message, |row| {
+            reader.take_rows(&message, &self.profiles, |row| {
                 each(row);
                 Ok::<_, PostgresError>(())
             })?;

@@ -3,6 +3,7 @@
 use futures_util::TryStreamExt as _;
 use serde_json::Value;
 
+use crate::model::audit::profile::Profiles;
 use crate::model::audit::row::RowFacts;
 use crate::model::audit::vectors::ROWS_V1;
 use crate::model::copy_binary::CopyReader;
@@ -40,7 +41,7 @@ pub async fn check_copy(session: &Session) -> Result<(), PostgresError> {
     let stream = session.client().copy_out(&statement).await?;
     let mut stream = std::pin::pin!(stream);
     while let Some(message) = stream.try_next().await? {
-        reader.take_rows(&message, |row: RowFacts| {
+        reader.take_rows(&message, &Profiles::default(), |row: RowFacts| {
             sound += usize::from(row.is_sound());
             Ok::<_, PostgresError>(())
         })?;
