@@ -1,6 +1,5 @@
 //! Alerts as people handle them: list them, acknowledge them, try them out.
 
-use crate::model::audit::CHAIN;
 use crate::model::audit::alert::Subject;
 use crate::model::audit::finding::ChainFinding;
 use crate::model::failure::{Failure, FailureKind};
@@ -52,14 +51,7 @@ pub async fn acknowledge(
 
 /// Raises the alert of `finding` by every way there is.
 pub async fn test(doors: &AlertDoors, finding: &ChainFinding, setting: &Setting) -> Result<Outcome, Failure> {
-    let subject = Subject {
-        chain: CHAIN.to_owned(),
-        run: setting.run,
-        system_identifier: None,
-        database: doors.connection.database().to_owned(),
-        verified: None,
-        last_good_checkpoint: None,
-    };
+    let subject = Subject::of(setting.run, doors.connection.database());
     let troubles = alert::raise(std::slice::from_ref(finding), &subject, doors, setting).await?;
     let verdict = if troubles.is_empty() { Verdict::Ok } else { Verdict::Findings };
     let summary = "a test alert was raised: it should be on channel audit_tampering_detected now";

@@ -199,12 +199,9 @@ async fn against(
 
 fn subject(done: &Done, setting: &Setting) -> Subject {
     Subject {
-        chain: CHAIN.to_owned(),
-        run: setting.run,
         system_identifier: done.system_identifier.clone(),
-        database: done.database.clone(),
-        verified: None,
         last_good_checkpoint: done.last_good.clone(),
+        ..Subject::of(setting.run, done.database.clone())
     }
 }
 

@@ -1,7 +1,6 @@
 //! The golden rows against the server, when an agent begins to lead: that a server was upgraded to one of other bytes, or
 //! that a function was replaced, is told at once and not at the next verification.
 
-use crate::model::audit::CHAIN;
 use crate::model::audit::alert::Subject;
 use crate::model::audit::finding::{ChainFinding, FindingKind};
 use crate::model::failure::Failure;
@@ -29,14 +28,7 @@ pub async fn run(doors: &AlertDoors, setting: &Setting) -> Result<Outcome, Failu
     let Some(finding) = finding else {
         return Ok(Outcome::ok("this server and the functions of the audit chain hash the golden rows as they must"));
     };
-    let subject = Subject {
-        chain: CHAIN.to_owned(),
-        run: setting.run,
-        system_identifier: None,
-        database: doors.connection.database().to_owned(),
-        verified: None,
-        last_good_checkpoint: None,
-    };
+    let subject = Subject::of(setting.run, doors.connection.database());
     let mut findings = vec![finding.to_finding()];
     findings.extend(alert::raise(std::slice::from_ref(&finding), &subject, doors, setting).await?);
     Ok(Outcome { verdict: Verdict::Findings, findings, ..Outcome::ok("the audit chain is not protected as installed") })

@@ -7,6 +7,7 @@ use chrono::{DateTime, SecondsFormat, Utc};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
+use crate::model::audit::CHAIN;
 use crate::model::audit::checkpoint::canonical;
 use crate::model::audit::finding::{ChainFinding, FindingKind};
 use crate::model::digest::{Digest, Hasher};
@@ -33,6 +34,14 @@ pub struct Subject {
     pub verified: Option<(i64, i64)>,
     /// Key of the last checkpoint that nothing contradicted.
     pub last_good_checkpoint: Option<String>,
+}
+
+impl Subject {
+    /// The chain in `database`, of which `run` knows no more yet.
+    pub fn of(run: RunId, database: impl Into<String>) -> Self {
+        let (chain, database) = (CHAIN.to_owned(), database.into());
+        Self { chain, run, system_identifier: None, database, verified: None, last_good_checkpoint: None }
+    }
 }
 
 /// One alert, as it is kept and sent.
@@ -117,14 +126,8 @@ mod tests {
     }
 
     fn subject() -> Subject {
-        Subject {
-            chain: "audit_logs".into(),
-            run: RunId::new(now()),
-            system_identifier: Some("7".into()),
-            database: "d".into(),
-            verified: Some((1, 9)),
-            last_good_checkpoint: None,
-        }
+        let (system_identifier, verified) = (Some("7".into()), Some((1, 9)));
+        Subject { system_identifier, verified, ..Subject::of(RunId::new(now()), "d") }
     }
 
     #[test]

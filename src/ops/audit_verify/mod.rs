@@ -166,12 +166,10 @@ async fn did_not_run(failure: Failure, doors: &Doors, signed: &Signed, setting: 
 
 fn subject(origin: &Origin, verified: Option<(i64, i64)>, signed: &Signed, setting: &Setting) -> Subject {
     Subject {
-        chain: CHAIN.to_owned(),
-        run: setting.run,
         system_identifier: origin.system_identifier.map(|id| id.to_string()),
-        database: origin.database.clone(),
         verified,
         last_good_checkpoint: signed.newest(),
+        ..Subject::of(setting.run, origin.database.clone())
     }
 }
 
