@@ -12,7 +12,7 @@ use crate::host::{Space, durable};
 use crate::model::failure::{Failure, FailureKind};
 use crate::model::lsn::SystemId;
 use crate::model::verb::Verb;
-use crate::model::wal::{Asked, WalFile};
+use crate::model::wal::{Asked, SegmentName, WalFile};
 use crate::ops::check;
 use crate::ops::increment;
 use crate::ops::wal::push::{self, Doors, Pushed};
@@ -141,9 +141,24 @@ impl App {
     }
 
     /// Fetches `file` to `place` (absolute), through the running agent if there is one; false when it is proven not to be
-    /// archived. With `within` a segment is refused whose replay would write into somebody else's tablespace.
-    pub async fn wal_fetch(&self, file: WalFile, place: &Path, asked: &Asked, within: bool) -> Result<bool, Failure> {
+    /// archived. With `within` a segment is refused whose replay would write into somebody else's tablespace. Segments up to
+    /// `through` were stored once: that one of them is not there now is no end of the log, but a failure.
+    pub async fn wal_fetch(
+        &self,
+        file: WalFile,
+        place: &Path,
+        asked: &Asked,
+        within: bool,
+        through: Option<SegmentName>,
+    ) -> Result<bool, Failure> {
         let there = self.wal_fetch_anyhow(file, place, asked).await?;
+        if !there && through.is_some_and(|through| is_lost(file, place, through)) {
+            let message = format!("fetch {file}: it was stored when this restore was planned, and is gone");
+            return Err(Failure::new(FailureKind::Integrity, message).hint(
+                "Ending the recovery here would lose what was committed since. `dbagent wal list` shows what is stored; \
+                 bring the segment back, or restore to a moment before it.",
+            ));
+        }
         if let (true, true, WalFile::Segment(segment)) = (there, within, file)
             && let Some(copy) = DataDirectory::of_wal_file(place)
         {
@@ -195,6 +210,13 @@ impl App {
         let cores = available_parallelism().map_or(1, NonZeroUsize::get).min(PARALLEL_UNASKED);
         self.loaded.config.wal.parallel.map_or(cores, usize::from).max(1)
     }
+}
+
+/// Whether `file` is one of the segments up to `through`, and the server that wants it into `place` has it not either: one
+/// that was fetched before may expire.
+fn is_lost(file: WalFile, place: &Path, through: SegmentName) -> bool {
+    let WalFile::Segment(segment) = file else { return false };
+    through.is_at_or_after(segment) && !place.with_file_name(segment.to_string()).exists()
 }
 
 /// Whose WAL belongs into `place`: that of the data directory whose pg_wal it is in; nobody knows for another place.

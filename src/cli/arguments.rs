@@ -6,6 +6,8 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+use crate::model::wal::SegmentName;
+
 /// Exit codes, as `--help` shows them below the commands.
 pub const AFTER_HELP: &str = "\
 Exit codes:
@@ -400,6 +402,9 @@ pub enum Wal {
         /// For a copy beside the live server: refuse a segment that makes a tablespace in a directory that is in use
         #[arg(long)]
         within: bool,
+        /// Up to this segment the log was stored when the restore was planned: one of them that is gone is not its end
+        #[arg(long, value_name = "SEGMENT")]
+        through: Option<SegmentName>,
     },
     /// Carry to each repository what another one has, push again what pg_wal still has, and tell what is missing
     Sync,

@@ -26,14 +26,14 @@ const NOT_THERE: Code = 1;
 pub async fn run(app: &App, command: &Wal, output: &Output) -> Result<Code, Failure> {
     match command {
         Wal::Push { path } => push(app, path, output).await,
-        Wal::Fetch { name, destination, repository, believe, within } => {
+        Wal::Fetch { name, destination, repository, believe, within, through } => {
             let asked = match (repository, believe) {
                 (Some(only), _) => Asked::Only(only.clone()),
                 (None, Some(believed)) => Asked::Believing(believed.clone()),
                 (None, None) => Asked::All,
             };
             let file = wal_file(name)?;
-            let there = app.wal_fetch(file, &absolute(destination)?, &asked, *within).await?;
+            let there = app.wal_fetch(file, &absolute(destination)?, &asked, *within, *through).await?;
             output.result(&json!({ "file": file, "found": there }), String::new);
             Ok(if there { 0 } else { NOT_THERE })
         }

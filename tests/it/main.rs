@@ -82,6 +82,7 @@ mod postgres_connection;
 mod queries;
 mod recover;
 mod recover_chain;
+mod recover_early;
 mod recover_lost;
 mod recover_table;
 mod recover_targets;

@@ -36,7 +36,7 @@ pub fn place(desk: &Desk, name: &str) -> PathBuf {
 
 /// A started copy, stopped when dropped.
 pub struct Copy<'a> {
-    desk: &'a Desk,
+    pub desk: &'a Desk,
     pub directory: PathBuf,
     pub started: Value,
 }

@@ -86,9 +86,11 @@ fn f44_a_segment_that_was_stored_late_does_not_promise_what_was_committed_meanwh
     archive_with("false");
     let end_segment = || desk.site.ask("SELECT pg_walfile_name(pg_switch_wal())");
     let early = commit(&desk, 1);
-    let first = end_segment();
     // Longer than a file's time may be behind.
-    desk.site.ask("SELECT pg_sleep(0.05)");
+    let wait = || desk.site.ask("SELECT pg_sleep(0.05)");
+    wait();
+    let first = end_segment();
+    wait();
     let late = commit(&desk, 2);
     end_segment();
     // The first segment comes long after the second commit, the second one does not come at all.

@@ -51,8 +51,10 @@ impl WalRecord {
     /// The number of the format that this version writes.
     pub const FORMAT: u32 = FORMAT;
 
-    /// Up to when everything that was committed is in this segment or in those before it. When it was stored would be too
-    /// late where archiving lags: what was committed meanwhile is in segments that are not stored yet.
+    /// Up to when everything that was acknowledged as committed is in this segment or in those before it: the server writes
+    /// a segment's end before it flushes what follows, and acknowledges a commit after that flush. What is not waited for
+    /// (`synchronous_commit = off`) may be acknowledged up to three `wal_writer_delay` earlier than it is written. When it was
+    /// stored would be too late where archiving lags: what was committed meanwhile is in segments that are not stored yet.
     pub fn covers_until(&self) -> DateTime<Utc> {
         self.written.map_or(self.recorded, |written| written.min(self.recorded))
     }

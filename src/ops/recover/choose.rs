@@ -14,8 +14,8 @@ use crate::ops::recover::{Doors, Options};
 use crate::steps::wal::{Archive, Reach};
 
 /// How far the time of a file is behind that of the write, at most: kernels take it from their last tick (100 a second at
-/// least). A moment that is let through by this and should not be is refused by PostgreSQL, which does not end a recovery
-/// at a time when no later commit was seen (manual, "Recovery Target").
+/// least). A moment that is let through by this can be reached only where the log has a later commit: where PostgreSQL sees
+/// none, it does not end the recovery there by itself, and neither do we (`start`).
 const FILE_TIME: TimeDelta = TimeDelta::milliseconds(10);
 
 /// What a recovery will use.

@@ -9,6 +9,7 @@ use std::path::Path;
 use crate::host::{durable, files};
 use crate::model::base::{BaseRecord, TABLESPACE_MAP};
 use crate::model::failure::{Failure, FailureKind};
+use crate::model::lsn::Lsn;
 use crate::ops::recover::directory::Place;
 use crate::ops::recover::{Doors, Options, Plan};
 use crate::postgres::base_backup::MUST_MATCH;
@@ -173,13 +174,19 @@ fn unwritten(name: &str) -> Failure {
 
 /// Changes where recovery ends, in a copy that was configured: after everything that is there was replayed and the target
 /// was not found beyond it.
-pub(super) fn end_at_position(root: &Path, position: &str) -> Result<(), Failure> {
-    let text = read(root, AUTO)?.unwrap_or_default();
-    let lines = text.lines().map(|line| match line.starts_with("recovery_target_time =") {
-        true => format!("recovery_target_lsn = '{position}'\n"),
-        false => format!("{line}\n"),
+pub(super) fn end_at_position(root: &Path, position: Lsn) -> Result<(), Failure> {
+    put(root, AUTO, &ending_at(&read(root, AUTO)?.unwrap_or_default(), position))
+}
+
+/// `text` with the target time replaced by `position`, whose own record is replayed: whether the target's is wanted was
+/// said of the time.
+fn ending_at(text: &str, position: Lsn) -> String {
+    let lines = text.lines().map(|line| match line.split_once(" = ") {
+        Some(("recovery_target_time", _)) => format!("recovery_target_lsn = '{position}'\n"),
+        Some(("recovery_target_inclusive", _)) => "recovery_target_inclusive = 'on'\n".to_owned(),
+        _ => format!("{line}\n"),
     });
-    put(root, AUTO, &lines.collect::<String>())
+    lines.collect()
 }
 
 #[cfg(test)]
@@ -191,6 +198,13 @@ mod tests {
         let text = format!("work_mem = '8MB'\n{BEGIN}\nrestore_command = 'x'\n{END}\nport = 5433\n");
         assert_eq!(without_block(&text), "work_mem = '8MB'\nport = 5433\n");
         assert_eq!(without_block("a = 1"), "a = 1\n");
+    }
+
+    #[test]
+    fn the_record_at_the_end_of_the_log_is_replayed_although_what_is_at_the_target_time_is_not_wanted() {
+        let text = "port = 1\nrecovery_target_time = 'x'\nrecovery_target_action = 'pause'\nrecovery_target_inclusive = 'off'\n";
+        let expected = "port = 1\nrecovery_target_lsn = '0/28'\nrecovery_target_action = 'pause'\nrecovery_target_inclusive = 'on'\n";
+        assert_eq!(ending_at(text, Lsn(0x28)), expected);
     }
 
     #[test]

@@ -87,7 +87,7 @@ impl Doors {
             Asked::Believing(name) => format!(" --believe={name}"),
             Asked::Only(name) => format!(" --repository={name}"),
         };
-        format!("{} wal fetch --within{asked} \"%f\" \"%p\"", self.program)
+        format!("{} wal fetch --within --through={}{asked} \"%f\" \"%p\"", self.program, plan.reach.last)
     }
 }
 
@@ -108,6 +108,8 @@ pub struct Restored {
     pub owner: Option<(u32, u32)>,
     /// Seconds that each phase took, in order.
     pub phases: Vec<(&'static str, f64)>,
+    /// What keeps its backups, and the log behind them, until it is recovered; they end by themselves where it never is.
+    leases: Vec<ObjectKey>,
 }
 
 /// Whether there is nothing to do: a whole data directory is there, and that is enough for the caller.
@@ -115,7 +117,7 @@ pub fn is_there(options: &Options) -> bool {
     options.if_empty && Place::is_whole(&options.to)
 }
 
-/// Carries `plan` out. The server is not started.
+/// Carries `plan` out. The server is not started. The backups stay leased: recovery reads the log behind them.
 pub async fn restore(plan: &Plan, options: &Options, doors: &Doors, setting: &Setting) -> Result<Restored, Failure> {
     let clock = setting.clock.clone();
     let began = clock.monotonic();
@@ -123,13 +125,7 @@ pub async fn restore(plan: &Plan, options: &Options, doors: &Doors, setting: &Se
     pass(FailPoint::RecoverMarked)?;
     let leases = leases(plan, setting).await;
     setting.events.step(format!("restoring {} into {}", plan.artifact.name, options.to.display()));
-    let unpacked = unpack::unpack(plan, &place, options, doors, setting).await;
-    for lease in &leases {
-        if let Err(error) = plan.repository.end_lease(lease).await {
-            setting.events.note(format!("the lease {lease} stays until it ends by itself: {error}"));
-        }
-    }
-    let unpacked = unpacked?;
+    let unpack::Unpacked { files, bytes, kept } = unpack::unpack(plan, &place, options, doors, setting).await?;
     let fetched = clock.monotonic();
     pass(FailPoint::RecoverBeforeSettings)?;
     place.require_label(plan)?;
@@ -138,9 +134,17 @@ pub async fn restore(plan: &Plan, options: &Options, doors: &Doors, setting: &Se
     place.finish()?;
     let done = clock.monotonic();
     let phases = vec![("fetch", (fetched - began).as_secs_f64()), ("settle", (done - fetched).as_secs_f64())];
-    let unpack::Unpacked { files, bytes, kept } = unpacked;
-    let whole = place.done.is_empty();
-    Ok(Restored { directory: options.to.clone(), files, bytes, kept, whole, owner: place.owner(), phases })
+    let (directory, whole, owner) = (options.to.clone(), place.done.is_empty(), place.owner());
+    Ok(Restored { directory, files, bytes, kept, whole, owner, phases, leases })
+}
+
+/// Ends the leases of a copy that needs its backups and their log no more.
+async fn release(plan: &Plan, restored: &Restored, setting: &Setting) {
+    for lease in &restored.leases {
+        if let Err(error) = plan.repository.end_lease(lease).await {
+            setting.events.note(format!("the lease {lease} stays until it ends by itself: {error}"));
+        }
+    }
 }
 
 /// A lease on each backup of the chain.

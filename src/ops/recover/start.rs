@@ -2,21 +2,22 @@
 //!
 //! The server listens on a socket in its own directory and nowhere else, lets its own user in, and archives nothing. The
 //! surprising thing: recovery that runs out of log before a target time ends with an error, although the copy then has
-//! exactly what was committed by that time; the target is then moved to the last position replayed, and recovery ends
-//! there as asked.
+//! exactly what was committed by that time, where it came to the end of what was planned and the time is one that this log
+//! is known to cover; the target is then moved to the last position replayed, and recovery ends there as asked.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, SecondsFormat, Utc};
 use serde::Serialize;
 
 use crate::host::{ChildSpec, durable, run_to_end};
 use crate::model::failure::{Failure, FailureKind};
+use crate::model::lsn::Lsn;
 use crate::ops::Setting;
 use crate::ops::recover::configure;
 use crate::ops::recover::target::{Action, Target};
-use crate::ops::recover::{Options, Plan, Restored};
+use crate::ops::recover::{Options, Plan, Restored, release};
 use crate::postgres::{ConnectionRequest, PostgresErrorKind as Kind, find_tool};
 
 /// Longest a recovery may take to come to its first consistent state, in seconds, as pg_ctl takes it.
@@ -57,7 +58,8 @@ pub struct Started {
     pub seconds: f64,
 }
 
-/// Starts the copy and follows it to the target. Errors when it does not get there, with the server's own words.
+/// Starts the copy and follows it to the target; what it was made of may then expire. Errors when it does not get there,
+/// with the server's own words.
 pub async fn start(
     plan: &Plan,
     options: &Options,
@@ -75,9 +77,11 @@ pub async fn start(
         Err(failure) => {
             let said = copy.log();
             match (&options.target, last_position(&said)) {
-                (Target::Time(_), Some(position)) if said.contains(RAN_OUT) => {
+                (Target::Time(target), Some(position)) if said.contains(RAN_OUT) => {
+                    copy.require_end_of_log(Some(position))?;
+                    copy.require_covered(*target)?;
                     setting.events.note(format!("nothing was committed after the target: ending at {position}"));
-                    configure::end_at_position(copy.directory, &position)?;
+                    configure::end_at_position(copy.directory, position)?;
                     copy.stop().await;
                     copy.run().await?
                 }
@@ -86,7 +90,11 @@ pub async fn start(
         }
     };
     started.seconds = (setting.clock.monotonic() - began).as_secs_f64();
-    copy.require_target(&started)?;
+    if let Err(failure) = copy.require_target(&started) {
+        copy.stop().await;
+        return Err(failure);
+    }
+    release(plan, restored, setting).await;
     Ok(started)
 }
 
@@ -251,9 +259,49 @@ impl Copy<'_> {
         }
     }
 
-    /// The last replayed commit must not be later than the target.
+    /// Errors unless the log was replayed into the last segment that was stored when this was planned: what ends before it
+    /// is not the end of the log. `position` is that of the last record, or the one behind it.
+    fn require_end_of_log(&self, position: Option<Lsn>) -> Result<(), Failure> {
+        let last = self.plan.reach.last;
+        let begins = self.plan.base.segment_size().and_then(|size| last.start(size));
+        if position > begins && begins.is_some() {
+            return Ok(());
+        }
+        let message = format!(
+            "believe the copy in {}: its recovery ended at {}, before the last segment that was stored, {last}",
+            self.directory.display(),
+            position.map_or("a position that is not known".to_owned(), |position| position.to_string())
+        );
+        Err(Failure::new(FailureKind::Integrity, message).hint(format!(
+            "Do not use it: what was committed behind that position is not in it. Its log {} says what could not be read; an \
+             earlier target, or another repository, may do without.",
+            self.directory.join(LOG).display()
+        )))
+    }
+
+    /// Errors unless everything acknowledged by `target` is known to be in the log that there is. Only where no later
+    /// commit was seen: PostgreSQL has not come to the target then.
+    fn require_covered(&self, target: DateTime<Utc>) -> Result<(), Failure> {
+        let until = self.plan.reach.until;
+        if target <= until {
+            return Ok(());
+        }
+        let show = |instant: DateTime<Utc>| instant.to_rfc3339_opts(SecondsFormat::AutoSi, true);
+        let message = format!(
+            "recover to {}: the archived log has no commit after it, and is known to be whole only up to {}",
+            show(target),
+            show(until)
+        );
+        Err(Failure::new(FailureKind::OutsideWindow, message)
+            .hint(format!("Restore to {}, or wait until the next segment is archived.", show(until))))
+    }
+
+    /// The last replayed commit must not be later than the target, and the end must not come early.
     fn require_target(&self, started: &Started) -> Result<(), Failure> {
         match (&self.options.target, started.last_commit) {
+            (Target::Latest, _) => {
+                self.require_end_of_log(started.replayed.as_deref().and_then(|position| position.parse().ok()))
+            }
             (Target::Time(target), Some(last)) if last > *target => {
                 let message = format!(
                     "believe the copy in {}: it has a commit of {last}, after the target {target}",
@@ -267,7 +315,7 @@ impl Copy<'_> {
 }
 
 /// Where redo ended, as the server's log says it: `redo done at 0/5000148 system usage: …`.
-fn last_position(log: &str) -> Option<String> {
+fn last_position(log: &str) -> Option<Lsn> {
     let (_, after) = log.rsplit_once("redo done at ")?;
-    Some(after.split_whitespace().next()?.to_owned())
+    after.split_whitespace().next()?.parse().ok()
 }

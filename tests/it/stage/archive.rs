@@ -62,7 +62,8 @@ pub fn switch(desk: &Desk) {
 
 /// The same of the server that `ask` asks and whose log `log` gives.
 pub fn switch_through(ask: &dyn Fn(&str) -> String, log: &dyn Fn() -> String) {
-    ask("SELECT pg_logical_emit_message(false, 'test', 'something to archive')::text");
+    // The segment's last write is then surely later than whatever moment was noted before, by the time of its file too.
+    ask("SELECT pg_logical_emit_message(false, 'test', 'something to archive')::text FROM pg_sleep(0.02)");
     let ended = ask("SELECT pg_walfile_name(pg_current_wal_insert_lsn() - 1)");
     ask("SELECT pg_switch_wal()::text");
     let deadline = Instant::now() + PATIENCE;

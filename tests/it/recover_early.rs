@@ -1,0 +1,128 @@
+//! Recoveries that end before their target: none of them is called a success, whoever starts the copy.
+
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use chrono::{DateTime, TimeDelta, Utc};
+
+use crate::base_backup::backup;
+use crate::cli::Desk;
+use crate::recover::{Acknowledged, Copy, commit, ledger, pg_ctl, place, walk};
+use crate::stage::archive::{self, switch};
+
+/// What PostgreSQL says when it has left recovery.
+const PROMOTED: &str = "archive recovery complete";
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Three rows behind a base backup, each in a segment of its own; gives the name of the second one's, and the rows.
+fn rows_in_segments(desk: &Desk) -> (String, Vec<Acknowledged>) {
+    ledger(desk);
+    backup(desk);
+    switch(desk);
+    let mut segments = Vec::new();
+    let row = |id| {
+        let row = commit(desk, id);
+        segments.push(desk.site.ask("SELECT pg_walfile_name(pg_current_wal_insert_lsn())"));
+        switch(desk);
+        row
+    };
+    let rows = (1..=3).map(row).collect();
+    (segments.swap_remove(1), rows)
+}
+
+/// The stored object and record of `segment`.
+fn stored(desk: &Desk, segment: &str) -> Vec<PathBuf> {
+    let is_its = |path: &PathBuf| path.file_name().unwrap().to_string_lossy().starts_with(segment);
+    let files: Vec<PathBuf> = walk(&desk.site.root().join("local/wal")).into_iter().filter(is_its).collect();
+    assert!(files.len() >= 2, "{segment} is stored");
+    files
+}
+
+fn leases(desk: &Desk) -> usize {
+    walk(&desk.site.root().join("local")).iter().filter(|path| path.to_string_lossy().contains("/leases/")).count()
+}
+
+/// Starts the copy as a person does, and waits until its log says `awaited`.
+fn start_by_hand(desk: &Desk, awaited: &str) {
+    let to = place(desk, "c").display().to_string();
+    let log = place(desk, "c.log").display().to_string();
+    // It may be up and read-only before it comes to what is awaited, or not come up at all.
+    let socket = format!("-c unix_socket_directories='{to}' -c listen_addresses='' -c port=5432");
+    pg_ctl(desk, &["start", "-w", "-s", "-D", &to, "-l", &log, "-o", &socket]);
+    let deadline = Instant::now() + PATIENCE;
+    while !std::fs::read_to_string(&log).unwrap().contains(awaited) {
+        let said = std::fs::read_to_string(&log).unwrap();
+        assert!(Instant::now() < deadline && !said.contains(PROMOTED), "{awaited:?} was not said:\n{said}");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+#[test]
+fn a_segment_that_is_lost_after_the_copy_was_laid_down_never_reads_as_the_end_of_the_log() {
+    let desk = archive::desk();
+    let (lost, _) = rows_in_segments(&desk);
+    let to = place(&desk, "c").display().to_string();
+    desk.json(0, &["restore", "--to", &to, "--latest"]);
+    assert_eq!(leases(&desk), 1, "what a copy is to be recovered from is not let go");
+    let aside = desk.site.directory("aside");
+    let files = stored(&desk, &lost);
+    let beside = |path: &PathBuf| aside.join(path.file_name().unwrap());
+    files.iter().for_each(|path| std::fs::rename(path, beside(path)).unwrap());
+    start_by_hand(&desk, &format!("fetch {lost}: it was stored when this restore was planned"));
+    pg_ctl(&desk, &["stop", "-m", "fast", "-w", "-s", "-D", &to]);
+    files.iter().for_each(|path| std::fs::rename(beside(path), path).unwrap());
+    start_by_hand(&desk, PROMOTED);
+    let copy = Copy { desk: &desk, directory: place(&desk, "c"), started: serde_json::Value::Null };
+    assert_eq!(copy.rows(), [1, 2, 3], "it goes on once the segment is back");
+}
+
+#[test]
+fn a_log_that_breaks_off_in_its_middle_is_neither_a_moment_nor_the_latest() {
+    let desk = archive::desk();
+    let (broken, rows) = rows_in_segments(&desk);
+    // What the archiver was given was damaged behind its header.
+    let file = desk.site.server.data_directory().join("pg_wal").join(&broken);
+    let mut bytes = std::fs::read(&file).unwrap();
+    bytes[40..].fill(0);
+    std::fs::write(&file, bytes).unwrap();
+    stored(&desk, &broken).into_iter().for_each(|path| std::fs::remove_file(path).unwrap());
+    desk.json(0, &["wal", "push", &file.display().to_string()]);
+    let to = place(&desk, "c");
+    let at = rows[2].at.as_str();
+    for target in [&["--target-time", at][..], &["--latest"]] {
+        let arguments = [&["restore", "--start", "--to", to.to_str().unwrap()], target].concat();
+        let refused = desk.json(13, &arguments);
+        let message = refused["error"]["message"].as_str().unwrap();
+        assert!(message.contains("its recovery ended at") && message.contains("before the last segment"), "{refused}");
+        assert!(!to.join("postmaster.pid").exists(), "{target:?}: nobody takes it for the copy that was wanted");
+        std::fs::remove_dir_all(&to).unwrap();
+    }
+    assert_eq!(leases(&desk), 2, "what was not recovered is not let go");
+    let arguments = ["restore", "--table", "ledger", "--mode", "replace", "--yes", "--target-time", at];
+    desk.json(13, &arguments);
+    assert_eq!(desk.site.ask("SELECT count(*) FROM ledger"), "3", "the live table is as it was");
+    let copy = Copy::restore(&desk, "c", &["--target-lsn", &rows[0].position]);
+    assert_eq!(copy.rows(), [1], "what lies before it is there");
+    drop(copy);
+    assert_eq!(leases(&desk), 3, "one that came to its target needs nothing more");
+}
+
+#[test]
+fn a_moment_that_the_log_is_not_known_to_cover_is_reached_only_where_it_has_a_later_commit() {
+    let desk = archive::desk();
+    ledger(&desk);
+    backup(&desk);
+    commit(&desk, 1);
+    switch(&desk);
+    let told = desk.json(3, &["status"]);
+    let until = told["recovery"]["windows"][0]["spans"][0]["until"].as_str().unwrap();
+    let within_the_grain = until.parse::<DateTime<Utc>>().unwrap() + TimeDelta::milliseconds(5);
+    let to = place(&desk, "c").display().to_string();
+    let at = within_the_grain.to_rfc3339();
+    let refused = desk.json(14, &["restore", "--to", &to, "--start", "--target-time", &at]);
+    let message = refused["error"]["message"].as_str().unwrap();
+    assert!(message.contains(&format!("whole only up to {until}")), "{refused}");
+    std::fs::remove_dir_all(&to).unwrap();
+    let copy = Copy::restore(&desk, "c", &["--target-time", until]);
+    assert_eq!(copy.rows(), [1]);
+}
