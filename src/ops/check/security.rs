@@ -43,7 +43,8 @@ impl Security {
 }
 
 /// What the server says of a table.
-struct Guarded {
+struct Facts {
+    columns: Vec<String>,
     row_level_security: bool,
     audit_triggers: i64,
 }
@@ -66,40 +67,41 @@ pub(super) async fn check(
         lines.push(line(TLS, "the connection", tls(session).await));
     }
     for table in &security.row_level_security {
-        let guarded = guarded(session, table).await;
-        lines.push(line(ROWS, &table.to_string(), guarded.map(|guarded| rows_line(table, &guarded))));
+        let facts = facts(session, table).await;
+        lines.push(line(ROWS, &table.to_string(), facts.map(|facts| rows_line(table, &facts))));
     }
     for table in &security.audit_triggers {
-        let guarded = guarded(session, table).await;
-        lines.push(line(TRIGGERS, &table.to_string(), guarded.map(|guarded| triggers_line(table, &guarded))));
+        let facts = facts(session, table).await;
+        lines.push(line(TRIGGERS, &table.to_string(), facts.map(|facts| triggers_line(table, &facts))));
     }
     for (table, wanted) in &security.audit_columns {
-        let columns = columns(session, table).await;
-        lines.push(line(COLUMNS, &table.to_string(), columns.map(|found| columns_line(table, wanted, &found))));
+        let facts = facts(session, table).await;
+        lines.push(line(COLUMNS, &table.to_string(), facts.map(|facts| columns_line(table, wanted, &facts))));
     }
     lines.extend(roles::check(&security.roles, session).await);
     lines.extend(retention::check(&security.retention, session, now).await);
     lines
 }
 
-fn rows_line(table: &TableName, guarded: &Guarded) -> CheckLine {
-    if guarded.row_level_security {
+fn rows_line(table: &TableName, facts: &Facts) -> CheckLine {
+    if facts.row_level_security {
         return CheckLine::ok(ROWS, format!("{table}: it has row-level security"));
     }
     let remedy = format!("ALTER TABLE {table} ENABLE ROW LEVEL SECURITY, with the policies it needs");
     CheckLine::fail(ROWS, format!("{table}: it has no row-level security"), remedy)
 }
 
-fn triggers_line(table: &TableName, guarded: &Guarded) -> CheckLine {
+fn triggers_line(table: &TableName, facts: &Facts) -> CheckLine {
     let remedy = "make its audit trigger, or enable it; somebody may have taken it away";
-    match guarded.audit_triggers {
+    match facts.audit_triggers {
         0 => CheckLine::fail(TRIGGERS, format!("{table}: no enabled audit trigger"), remedy),
         count => CheckLine::ok(TRIGGERS, format!("{table}: {count} audit triggers, enabled")),
     }
 }
 
-fn columns_line(table: &TableName, wanted: &[String], found: &[String]) -> CheckLine {
-    let missing: Vec<&str> = wanted.iter().filter(|column| !found.contains(column)).map(String::as_str).collect();
+fn columns_line(table: &TableName, wanted: &[String], facts: &Facts) -> CheckLine {
+    let missing: Vec<&str> =
+        wanted.iter().filter(|column| !facts.columns.contains(column)).map(String::as_str).collect();
     if missing.is_empty() {
         return CheckLine::ok(COLUMNS, format!("{table}: it has {}", wanted.join(", ")));
     }
@@ -121,24 +123,11 @@ async fn tls(session: Result<&Session, &Failure>) -> Result<CheckLine, Failure> 
     })
 }
 
-async fn guarded(session: Result<&Session, &Failure>, table: &TableName) -> Result<Guarded, Failure> {
-    let row = of_table(session, table, include_str!("../../../sql/check/guards_of_table.sql")).await?;
-    Ok(Guarded { row_level_security: row.get(0), audit_triggers: row.get(1) })
-}
-
-async fn columns(session: Result<&Session, &Failure>, table: &TableName) -> Result<Vec<String>, Failure> {
-    let row = of_table(session, table, include_str!("../../../sql/check/columns_of_table.sql")).await?;
-    Ok(row.get(0))
-}
-
-/// The one row that `query` has for `table`.
-async fn of_table(
-    session: Result<&Session, &Failure>,
-    table: &TableName,
-    query: &str,
-) -> Result<tokio_postgres::Row, Failure> {
+async fn facts(session: Result<&Session, &Failure>, table: &TableName) -> Result<Facts, Failure> {
     let session = session.map_err(again)?;
+    let query = include_str!("../../../sql/check/table.sql");
     let row = session.client().query_opt(query, &[&table.schema, &table.name]).await;
     let row = row.map_err(|error| session.failed("look at a table", error))?;
-    row.ok_or_else(|| Failure::new(FailureKind::NothingMatches, format!("find the table {table}")))
+    let row = row.ok_or_else(|| Failure::new(FailureKind::NothingMatches, format!("find the table {table}")))?;
+    Ok(Facts { columns: row.get(0), row_level_security: row.get(1), audit_triggers: row.get(2) })
 }
