@@ -76,6 +76,33 @@ pub fn chosen_script(tools: &ClientTools, chosen: &Path, file: &Path) -> ChildSp
     script(tools, arguments, "pg_restore --use-list")
 }
 
+/// pg_restore of the entries that the first of `files` lists, out of the archive that is the second, into `database`.
+pub fn chosen_into(
+    tools: &ClientTools,
+    environment: &ChildEnvironment,
+    database: &str,
+    (chosen, file): (&Path, &Path),
+    no_owner: bool,
+) -> ChildSpec {
+    let mut list = OsString::from("--use-list=");
+    list.push(chosen);
+    let mut arguments: Vec<OsString> = vec![
+        "--exit-on-error".into(),
+        "--no-password".into(),
+        list,
+        format!("--dbname={}", connection_string(database)).into(),
+    ];
+    if no_owner {
+        arguments.extend(["--no-owner".into(), "--no-privileges".into()]);
+    }
+    arguments.extend(environment.role_argument());
+    arguments.push(file.into());
+    let mut spec = ChildSpec::new(&tools.pg_restore.path, arguments);
+    spec.environment = environment.variables().clone();
+    spec.label = "pg_restore --use-list".to_owned();
+    spec
+}
+
 fn script<const N: usize>(tools: &ClientTools, arguments: [OsString; N], label: &str) -> ChildSpec {
     let mut spec = ChildSpec::new(&tools.pg_restore.path, arguments);
     spec.label = label.to_owned();
@@ -90,6 +117,29 @@ pub fn is_of_database(line: &str) -> bool {
     ["DATABASE - ", "DATABASE PROPERTIES - ", "COMMENT - DATABASE ", "ACL - DATABASE ", "SECURITY LABEL - DATABASE "]
         .iter()
         .any(|kind| entry.starts_with(kind))
+}
+
+/// What an entry of an archive has to do with large objects.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LargeObjectEntry {
+    /// It makes one, or (clients 17 and later) many that belong together, with their owner.
+    Itself,
+    /// It is their privileges, comment or label.
+    About,
+}
+
+impl LargeObjectEntry {
+    /// What the line of [`list`] is; nothing for an entry of something else.
+    pub fn of(line: &str) -> Option<Self> {
+        let (_, entry) = line.split_once("; ")?;
+        let entry = entry.splitn(3, ' ').nth(2)?;
+        let begins = |kinds: &[&str]| kinds.iter().any(|kind| entry.starts_with(kind));
+        if begins(&["BLOB - ", "BLOB METADATA - "]) {
+            return Some(Self::Itself);
+        }
+        let about = ["ACL - LARGE OBJECT", "COMMENT - LARGE OBJECT", "SECURITY LABEL - LARGE OBJECT"];
+        begins(&about).then_some(Self::About)
+    }
 }
 
 /// The SQL statements of a script that pg_restore printed, without psql's own commands and without comments. Made for
@@ -229,6 +279,23 @@ mod tests {
         ];
         for (statement, made) in cases {
             assert_eq!(for_table(statement, &name).as_deref(), made, "{statement}");
+        }
+    }
+
+    #[test]
+    fn entries_about_large_objects_are_told_from_their_contents_and_from_others() {
+        let of = |line| LargeObjectEntry::of(line);
+        assert_eq!(of("3372; 2613 16400 BLOB - 16400 app"), Some(LargeObjectEntry::Itself));
+        assert_eq!(of("3372; 2613 16400 BLOB METADATA - 16400..16402 app"), Some(LargeObjectEntry::Itself));
+        assert_eq!(of("3384; 0 0 ACL - LARGE OBJECTS 16400..16402 app"), Some(LargeObjectEntry::About));
+        assert_eq!(of("3385; 0 0 COMMENT - LARGE OBJECT 16401 app"), Some(LargeObjectEntry::About));
+        for other in [
+            "3373; 0 0 BLOBS - BLOBS ",
+            "3; 0 0 ACL public TABLE t app",
+            ";     dbname: BLOB - 1",
+            "3; 1259 1 TABLE BLOB - 1",
+        ] {
+            assert_eq!(of(other), None, "{other}");
         }
     }
 

@@ -28,6 +28,11 @@ const WAITING: usize = 2;
 pub trait Routing: Send {
     /// The COPY statement to run for `table`, whose own statement in the archive is `statement`; nothing to skip it.
     fn copy_statement(&self, table: &QualifiedTable, statement: &str) -> Option<String>;
+
+    /// Whether contents of large objects are wanted too; they must be there, empty.
+    fn wants_large_objects(&self) -> bool {
+        false
+    }
 }
 
 /// What pg_dump writes after a table's rows (PostgreSQL, src/bin/pg_dump/pg_dump.c, dumpTableData_copy).
@@ -114,9 +119,14 @@ impl Dealer {
             ArchiveEvent::TableBegin(begun) => self.begin(&begun),
             ArchiveEvent::Rows(rows) => self.rows(rows),
             ArchiveEvent::TableEnd => return self.end(),
-            ArchiveEvent::LargeObjectBegin { oid } => self.order(Order::LargeObject(oid)),
-            ArchiveEvent::LargeObjectData(bytes) => self.order(Order::LargeObjectData(bytes.to_vec())),
-            ArchiveEvent::LargeObjectEnd => {}
+            ArchiveEvent::LargeObjectBegin { oid } if self.routing.wants_large_objects() => {
+                self.order(Order::LargeObject(oid));
+            }
+            ArchiveEvent::LargeObjectData(bytes) if self.routing.wants_large_objects() => {
+                self.order(Order::LargeObjectData(bytes.to_vec()));
+            }
+            ArchiveEvent::LargeObjectBegin { .. } | ArchiveEvent::LargeObjectData(_) | ArchiveEvent::LargeObjectEnd => {
+            }
         }
         Ok(())
     }
@@ -202,7 +212,7 @@ impl Loader {
             Order::End => self.end_table().await,
             Order::LargeObject(oid) => {
                 self.large_object = (oid, 0);
-                Ok(large_objects::create(self.sessions[0].client(), oid).await?)
+                Ok(())
             }
             Order::LargeObjectData(bytes) => {
                 let (oid, at) = self.large_object;

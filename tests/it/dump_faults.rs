@@ -214,17 +214,59 @@ async fn several_recipients_each_restore_alone() {
     }
 }
 
+/// Every large object with its owner, privileges, comment and content.
+const LARGE_OBJECTS: &str = "SELECT string_agg(concat_ws(' ', oid, pg_get_userbyid(lomowner), lomacl, \
+    obj_description(oid, 'pg_largeobject'), md5(lo_get(oid))), E'\\n' ORDER BY oid) FROM pg_largeobject_metadata";
+
 #[tokio::test(flavor = "multi_thread")]
-async fn f87_large_objects_come_back_or_their_absence_is_a_finding() {
+async fn f87_large_objects_come_back_with_owner_and_grants_or_their_absence_is_a_finding() {
     let site = Site::new();
-    site.ask("SELECT lo_from_bytea(424242, sha512('x') || repeat('large', 300000)::bytea)");
+    site.ask(
+        "CREATE ROLE app; CREATE ROLE \"the reader\"; \
+         SELECT lo_from_bytea(424242, sha512('x') || repeat('large', 300000)::bytea), lo_from_bytea(424243, ''), \
+                lo_from_bytea(4000000000, 'an oid beyond 2^31'), lo_from_bytea(424244, 'nobody may write'); \
+         ALTER LARGE OBJECT 424242 OWNER TO app; ALTER LARGE OBJECT 424244 OWNER TO app; \
+         REVOKE ALL ON LARGE OBJECT 424244 FROM app; \
+         GRANT SELECT ON LARGE OBJECT 424242 TO \"the reader\" WITH GRANT OPTION; \
+         COMMENT ON LARGE OBJECT 424243 IS E'two;\\nlines'",
+    );
     let outcome = site.dump().await.unwrap();
     assert!(outcome.findings.iter().any(|finding| finding.code == "large-objects-excluded"));
     let options = dump::Options { large_objects: true, name_prefix: "with".into(), ..site.dump_options() };
     dump::run(&options, &site.dump_doors(), &site.setting()).await.unwrap();
+    let before = site.ask(LARGE_OBJECTS);
+    assert!(before.contains("app=rw/app") && before.contains("424244 app {}") && before.contains("reader"), "{before}");
     site.restore_database("copy").await.unwrap();
-    let content = "SELECT md5(lo_get(424242))";
-    assert_eq!(site.server.sql_in("copy", content).unwrap().trim(), site.ask(content));
+    assert_eq!(site.server.sql_in("copy", LARGE_OBJECTS).unwrap().trim(), before);
+    assert_eq!(std::fs::read_dir(site.root()).unwrap().count(), 1, "the table of contents is gone again");
+
+    // One table of that dump brings no large object along.
+    site.ask("SELECT lo_unlink(424243)");
+    let (doors, setting) = (site.restore_doors(), site.setting());
+    let choice = restore::choose(&site.wanted(Some("orders")), &doors, &setting).await.unwrap();
+    let options = restore::TableOptions {
+        table: "orders".parse().unwrap(),
+        mode: restore::TableMode::Beside(None),
+        plan_only: false,
+        lock_timeout: std::time::Duration::from_secs(2),
+        reindex: false,
+    };
+    restore::restore_table(&options, &choice, &doors, &setting).await.unwrap();
+    assert_eq!(site.ask("SELECT count(*) FROM pg_largeobject_metadata"), "3");
+
+    // Owners that are gone are a failure with a way out, and without owners everything else comes.
+    site.ask("SELECT lo_unlink(424242), lo_unlink(424244)");
+    for database in ["shop", "copy"] {
+        site.server.sql_in(database, "DROP OWNED BY app, \"the reader\"").unwrap();
+    }
+    site.ask("DROP ROLE app, \"the reader\"");
+    let failure = site.restore_database("another").await.unwrap_err();
+    assert!(failure.hint.as_deref().is_some_and(|hint| hint.contains("--no-owner")), "{}", failure.full_message());
+    let choice = restore::choose(&site.wanted(None), &doors, &setting).await.unwrap();
+    let options = restore::DatabaseOptions { to_database: Some("owned".into()), replace: false, no_owner: true };
+    restore::restore_database(&options, &choice, &doors, &setting).await.unwrap();
+    let all = site.server.sql_in("owned", LARGE_OBJECTS).unwrap();
+    assert!(all.lines().count() == 5 && all.contains("two;") && !all.contains("app"), "{all}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -15,6 +15,7 @@ use crate::model::lineage::{Lineage, inexact};
 use crate::model::manifest::{Manifest, ObjectRole, TableRecord};
 use crate::model::table::QualifiedTable;
 use crate::ops::Setting;
+use crate::ops::restore::large_objects::LargeObjects;
 use crate::ops::restore::source::Choice;
 use crate::ops::restore::{Doors, Restored, properties};
 use crate::postgres::{Connection, PostgresError, Session, copy, databases, pg_restore, tables};
@@ -152,7 +153,16 @@ impl Work<'_> {
         phases.end("tables");
         pass(FailPoint::RestoreBeforeLoad)?;
         let lineages = self.choice.lineages()?;
+        let large_objects = LargeObjects::find(self.choice, self.doors).await?;
+        if let Some(large_objects) = &large_objects {
+            let making = large_objects.making(self.doors, &self.connection, self.options.no_owner)?;
+            self.run(making.spec).await?;
+        }
         self.load(&lineages).await?;
+        if let Some(large_objects) = large_objects {
+            let giving = large_objects.giving(self.doors, &self.connection, self.options.no_owner)?;
+            self.run(giving.spec).await?;
+        }
         let inexact = inexact(&lineages);
         phases.end("rows");
         let records = self.replay(lineages, &mut phases).await?;
@@ -177,6 +187,10 @@ impl Work<'_> {
         let environment = self.connection.child_environment()?;
         let spec =
             pg_restore::from_file(&self.doors.tools, &environment, self.connection.database(), schema.path(), options);
+        self.run(spec).await
+    }
+
+    async fn run(&self, spec: ChildSpec) -> Result<(), Failure> {
         run_child(spec, self.setting).await.map_err(|failure| {
             failure
                 .hint("If roles are missing, create them first (the .roles.sql object lists them) or add --no-owner.")
@@ -279,6 +293,10 @@ impl Routing for AsDumped {
     fn copy_statement(&self, _: &QualifiedTable, statement: &str) -> Option<String> {
         Some(statement.trim_end().trim_end_matches(';').to_owned())
     }
+
+    fn wants_large_objects(&self) -> bool {
+        true
+    }
 }
 
 /// Rows go into the relation that they belong to, as it is called now; those of relations that are gone go nowhere.
@@ -299,6 +317,10 @@ impl Routing for AsNow {
     fn copy_statement(&self, table: &QualifiedTable, _: &str) -> Option<String> {
         self.0.get(table).cloned()
     }
+
+    fn wants_large_objects(&self) -> bool {
+        true
+    }
 }
 
 /// The schema archive (no rows) on disk for pg_restore, which cannot work in parallel from a pipe. Gone when dropped.
@@ -307,22 +329,42 @@ pub(super) struct SchemaFile {
 }
 
 impl SchemaFile {
+    /// An empty one.
+    pub(super) fn create(directory: &std::path::Path) -> Result<Self, Failure> {
+        let file = tempfile::Builder::new().prefix("dbagent-schema-").tempfile_in(directory);
+        Ok(Self { file: file.map_err(|error| unkept(directory, error))? })
+    }
+
     pub(super) fn write(directory: &std::path::Path, bytes: &[u8]) -> Result<Self, Failure> {
+        let mut file = Self::create(directory)?;
+        file.append(bytes)?;
+        Ok(file)
+    }
+
+    /// Adds to its end.
+    pub(super) fn append(&mut self, bytes: &[u8]) -> Result<(), Failure> {
         use std::io::Write as _;
-        let failed = |error: std::io::Error| {
-            let message = format!("keep the schema archive in {}", directory.display());
-            Failure::new(FailureKind::Failed, message)
-                .because(error)
-                .hint("Set [restore] scratch_directory to one with room.")
-        };
-        let mut file = tempfile::Builder::new().prefix("dbagent-schema-").tempfile_in(directory).map_err(failed)?;
-        file.write_all(bytes).map_err(failed)?;
-        Ok(Self { file })
+        self.file.write_all(bytes).map_err(|error| unkept(self.file.path().parent().unwrap_or(self.file.path()), error))
     }
 
     pub(super) fn path(&self) -> &std::path::Path {
         self.file.path()
     }
+}
+
+impl std::io::Write for SchemaFile {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.file.write(bytes)
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        self.file.flush()
+    }
+}
+
+fn unkept(directory: &std::path::Path, error: std::io::Error) -> Failure {
+    let message = format!("keep the schema archive in {}", directory.display());
+    Failure::new(FailureKind::Failed, message).because(error).hint("Set [restore] scratch_directory to one with room.")
 }
 
 /// How long each phase took.

@@ -7,6 +7,7 @@ mod assemble;
 mod coverage;
 mod database;
 mod form;
+mod large_objects;
 mod past;
 mod properties;
 mod rows;
