@@ -3,14 +3,16 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use chrono::TimeDelta;
+use chrono::{DateTime, TimeDelta, Utc};
 
 use crate::app::{App, secrets};
 use crate::catalog::Repository;
 use crate::config::{self, Checklist, Job, LogScan, Plan, Redis, VerifyMode};
 use crate::host::Spool;
+use crate::model::drill::DrillStatus;
 use crate::model::failure::{Failure, FailureKind};
 use crate::model::schedule::Schedule;
+use crate::model::span::Span;
 use crate::model::status::{StatusModel, WalStatus, longest_age};
 use crate::model::verb::Verb;
 use crate::ops::check::{self, CheckLine, Encryption, Keys, Services};
@@ -106,8 +108,18 @@ impl App {
             chain,
             partitions,
             recovery,
+            drills: self.drills(repositories, !unopened.is_empty(), now).await,
         };
         status::assemble(&inputs, now)
+    }
+
+    /// The decrypt drills of the recipients; none where nothing is encrypted, or the recipients cannot be read, which
+    /// `check` says.
+    async fn drills(&self, repositories: &[Repository], unopened: bool, now: DateTime<Utc>) -> Vec<DrillStatus> {
+        let Ok(Some(recipients)) = self.recipients() else { return Vec::new() };
+        let settings = self.loaded.config.encryption.as_ref().and_then(config::Encryption::openpgp);
+        let every = settings.and_then(|settings| settings.drill_every).unwrap_or(Span::months(1));
+        status::drills(&recipients, every, repositories, unopened, now).await
     }
 
     /// The archived WAL, where the plan archives any.

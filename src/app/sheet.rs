@@ -120,7 +120,9 @@ private key. It holds no secret itself.
      pg_restore --section=post-data -d NAME_restored schema.dump
    (add --no-owner --no-privileges to pg_restore where the roles cannot be made)
 
-4. PRACTISE. A key that has never opened anything is a hope. Do section 3 once a quarter, on another host.
+4. PRACTISE. A key that has never opened anything is a hope. Once a month, where the key is (as in section 2):
+     dbagent backup verify latest --deep                                   (what it opened is signed; check asks for it)
+   Do section 3 once a quarter, on another host.
 "#
     )
 }

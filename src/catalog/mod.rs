@@ -7,6 +7,7 @@ pub mod chain;
 pub mod checkpoint_history;
 mod checkpoint_memory;
 pub mod checkpoints;
+pub mod drills;
 pub mod entry;
 mod envelope;
 pub mod error;

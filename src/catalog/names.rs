@@ -2,7 +2,7 @@
 //!
 //! `repository.json` at the root, artifacts as `<folder>/<stem>…` with their manifest beside them, the catalog's log
 //! under `catalog/`, leases of running restores under `leases/`, round trips of `check` under `probe/`, WAL under `wal/`
-//! (see [`wal`]), signed checkpoints of the audit chain under `checkpoints/`, its seals under `seals/`, alerts under `alerts/`. A key that does not
+//! (see [`wal`]), signed checkpoints of the audit chain under `checkpoints/`, its seals under `seals/`, alerts under `alerts/`, decrypt drills under `drills/`. A key that does not
 //! parse is somebody else's: it is reported and never deleted.
 
 pub mod wal;
@@ -30,6 +30,7 @@ const LEASE_FOLDER: &str = OWN_FOLDERS[1];
 const CHECKPOINT_FOLDER: &str = OWN_FOLDERS[4];
 const ALERT_FOLDER: &str = OWN_FOLDERS[5];
 const SEAL_FOLDER: &str = OWN_FOLDERS[6];
+const DRILL_FOLDER: &str = OWN_FOLDERS[7];
 
 /// The key of the object that says whose repository it is.
 pub fn identity() -> Result<ObjectKey, InvalidKey> {
@@ -125,6 +126,22 @@ pub fn seals(chain: &str) -> String {
 /// The key of the alert `id` raised at `now`.
 pub fn alert(id: AlertId, now: DateTime<Utc>) -> Result<ObjectKey, InvalidKey> {
     format!("{ALERT_FOLDER}/{}/{id}.json", now.format("%Y-%m-%d")).parse()
+}
+
+/// The key of the drill of `recipient` done at `drilled`: one for each day.
+pub fn drill(recipient: &str, drilled: DateTime<Utc>) -> Result<ObjectKey, InvalidKey> {
+    format!("{DRILL_FOLDER}/{recipient}/{}.json", drilled.format("%Y-%m-%d")).parse()
+}
+
+/// What every drill begins with.
+pub fn drills() -> String {
+    format!("{DRILL_FOLDER}/")
+}
+
+/// The recipient whose drill `key` holds.
+pub fn drilled_recipient(key: &ObjectKey) -> Option<&str> {
+    let mut components = key.components();
+    (components.next() == Some(DRILL_FOLDER)).then(|| components.next())?
 }
 
 /// Whether the top-level folder `name` may hold artifacts.

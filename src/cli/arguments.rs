@@ -205,7 +205,7 @@ pub enum Backup {
     Verify {
         /// Full id, unique prefix, latest or oldest; all of them when absent
         backup: Option<String>,
-        /// Also decrypt and decompress, and compare contents (needs the private key)
+        /// Also decrypt and decompress, and compare contents: the decrypt drill (needs the private key)
         #[arg(long)]
         deep: bool,
         /// Only in this repository

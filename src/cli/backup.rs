@@ -148,7 +148,12 @@ impl Stock {
             let error = verified.result.as_ref().err().map(Failure::full_message);
             match (&verified.result, &error) {
                 (Ok(level), _) => {
-                    lines.push(format!("{} {place}: {}", output.paint(Tone::Good, "good"), level_text(*level)))
+                    let drilled = match verified.drilled.as_slice() {
+                        [] => String::new(),
+                        who => format!(", decrypted with the key of {}", who.join(" and of ")),
+                    };
+                    let level = level_text(*level);
+                    lines.push(format!("{} {place}: {level}{drilled}", output.paint(Tone::Good, "good")))
                 }
                 (Err(failure), error) => {
                     // That something is broken weighs more than that something could not be looked at.
@@ -165,7 +170,7 @@ impl Stock {
             results.push(
                 json!({"id": artifact.manifest.id, "repository": artifact.repository, "good": verified.result.is_ok(),
                                 "level": verified.result.as_ref().ok(), "error": error,
-                                "recorded": verified.unrecorded.is_none()}),
+                                "recorded": verified.unrecorded.is_none(), "drilled": verified.drilled}),
             );
         }
         output.result(&json!({"verified": results}), || lines.join("\n"));

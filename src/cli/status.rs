@@ -6,6 +6,7 @@ use crate::app::App;
 use crate::cli::output::{Output, Tone};
 use crate::cli::{Code, tables};
 use crate::model::chain_status::CalendarStatus;
+use crate::model::drill::{DrillState, DrillStatus};
 use crate::model::event::Events;
 use crate::model::failure::{Failure, FailureKind};
 use crate::model::outcome::{Finding, Severity};
@@ -54,11 +55,23 @@ fn text(model: &StatusModel, output: &Output) -> String {
         let rows = model.partitions.iter().map(|calendar| calendar_row(calendar, output)).collect();
         parts.push(tables::table(&["months of", "partitions", "ahead", "rows in default", "past retention"], rows));
     }
+    parts.extend(model.drills.iter().filter_map(|drill| drill_text(drill, output)));
     let of_repositories = model.repositories.iter().flat_map(|repository| &repository.findings);
     let findings: Vec<_> = model.recovery.findings.iter().chain(of_repositories).collect();
     parts.extend(findings.into_iter().map(|finding| finding_text(finding, output)));
     parts.extend(model.history_unreadable.iter().map(|why| output.paint(Tone::Bad, &format!("failed to {why}"))));
     parts.join("\n\n")
+}
+
+/// A drill that is not due is no news.
+fn drill_text(drill: &DrillStatus, output: &Output) -> Option<String> {
+    let tone = match drill.state {
+        DrillState::Current => return None,
+        DrillState::Due => Tone::Warning,
+        DrillState::Overdue | DrillState::Unknown => Tone::Bad,
+    };
+    let remedy = "where the private key is: dbagent backup verify latest --deep";
+    Some(format!("{}\n  remedy: {remedy}", output.paint(tone, &format!("decrypt drill: {}", drill.line()))))
 }
 
 fn copy_rows(job: &JobStatus, output: &Output) -> Vec<Vec<String>> {

@@ -58,6 +58,8 @@ pub struct OpenPgp {
     pub decryption_key_passphrase_command: Option<CommandLine>,
     /// Age at which `check` asks for new keys.
     pub rotate_after: Option<Span>,
+    /// How often the holder of each private key has to show that it opens what is stored; a month when not set.
+    pub drill_every: Option<Span>,
 }
 
 impl OpenPgp {

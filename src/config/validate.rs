@@ -159,6 +159,7 @@ fn validate_openpgp(settings: &OpenPgp, problems: &mut Problems<'_>) {
     let unequal = !settings.fingerprints.is_empty() && settings.fingerprints.len() != settings.recipients.len();
     problems.error_if(unequal, "encryption.fingerprints", "expected one fingerprint for each recipient");
     problems.check_length("encryption.rotate_after", settings.rotate_after);
+    problems.check_length("encryption.drill_every", settings.drill_every);
 }
 
 fn validate_notify(config: &Config, problems: &mut Problems<'_>) {

@@ -10,8 +10,8 @@ use serde::{Deserialize, Serialize};
 use crate::model::failure::{Failure, FailureKind};
 
 /// Folders that a repository keeps for itself and that never hold artifacts: the catalog's log, leases, probes, WAL, signed
-/// checkpoints of the audit chain, alerts about it, seals of its partitions.
-pub const OWN_FOLDERS: [&str; 7] = ["catalog", "leases", "probe", "wal", "checkpoints", "alerts", "seals"];
+/// checkpoints of the audit chain, alerts about it, seals of its partitions, decrypt drills.
+pub const OWN_FOLDERS: [&str; 8] = ["catalog", "leases", "probe", "wal", "checkpoints", "alerts", "seals", "drills"];
 
 /// Longest key accepted, in bytes: S3's limit of 1,024 less room for a prefix.
 pub const MAX_KEY_BYTES: usize = 900;

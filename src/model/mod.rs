@@ -12,6 +12,7 @@ pub mod chain_status;
 pub mod copy_binary;
 pub mod copy_text;
 pub mod digest;
+pub mod drill;
 pub mod eras;
 pub mod event;
 pub mod failure;

@@ -9,6 +9,7 @@ use chrono::{DateTime, TimeDelta, Utc};
 use serde::{Deserialize, Serialize};
 
 use crate::model::chain_status::{CalendarStatus, ChainStatus};
+use crate::model::drill::DrillStatus;
 use crate::model::id::{ArtifactId, RunId};
 use crate::model::lsn::Timeline;
 use crate::model::manifest::{Verification, VerificationLevel};
@@ -47,6 +48,9 @@ pub struct StatusModel {
     /// What a point-in-time recovery can reach.
     #[serde(default)]
     pub recovery: RecoveryStatus,
+    /// When the holder of each private key last showed that it opens what is stored.
+    #[serde(default)]
+    pub drills: Vec<DrillStatus>,
     /// Why the run history could not be read, if it could not: then no last run is known.
     pub history_unreadable: Option<String>,
 }
@@ -263,10 +267,11 @@ impl StatusModel {
         format!("You can restore {}.{but}", can.join(" and "))
     }
 
-    /// What is wrong with the audit chain and the months of partitioned tables.
+    /// What is wrong with the audit chain, the months of partitioned tables and the decrypt drills.
     fn complaints(&self) -> Vec<String> {
         let chain = self.chain.iter().flat_map(|chain| chain.complaints(self.at));
-        chain.chain(self.partitions.iter().filter_map(CalendarStatus::complaint)).collect()
+        let chain = chain.chain(self.partitions.iter().filter_map(CalendarStatus::complaint));
+        chain.chain(self.drills.iter().filter_map(DrillStatus::complaint)).collect()
     }
 
     fn nothing(&self) -> &'static str {
@@ -428,6 +433,7 @@ mod tests {
             chain: None,
             partitions: Vec::new(),
             recovery: RecoveryStatus::default(),
+            drills: Vec::new(),
         }
         .judged()
     }

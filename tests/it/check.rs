@@ -8,13 +8,15 @@ use std::time::{Duration, SystemTime};
 
 use chrono::TimeDelta;
 use dbagent::app::App;
+use dbagent::catalog::{Artifact, Inventory, Signer, Unsigned};
 use dbagent::config::LoadRequest;
 use dbagent::host::{Clock as _, ManualClock, SystemClock};
+use dbagent::model::drill::{Drill, DrillState, FORMAT};
 use dbagent::model::event::Events;
 use dbagent::model::status::{Freshness, LastResult, StatusModel};
 use dbagent::ops::backup::verify;
 use dbagent::ops::check::{CheckLine, Status};
-use dbagent::pipeline::openpgp::{KeyPair, Profile, generate_encryption_pair, generate_signing_key};
+use dbagent::pipeline::openpgp::{DecryptionKeys, KeyPair, Profile, generate_encryption_pair, generate_signing_key};
 use sequoia_openpgp::cert::prelude::CertBuilder;
 use sequoia_openpgp::serialize::SerializeInto as _;
 use sequoia_openpgp::types::KeyFlags;
@@ -24,7 +26,7 @@ use tokio_util::sync::CancellationToken;
 use crate::stage::site::{Site, TABLES};
 
 /// What a checklist with one repository and one dump job always has a line for.
-const EVERY_CHECK: [&str; 24] = [
+const EVERY_CHECK: [&str; 25] = [
     "client-tools",
     "configuration",
     "dump-freshness",
@@ -34,6 +36,7 @@ const EVERY_CHECK: [&str; 24] = [
     "job-last-run",
     "key-age",
     "key-decryption",
+    "key-drill",
     "key-expiry",
     "key-recipients",
     "key-signing",
@@ -315,4 +318,109 @@ async fn a_damaged_artifact_and_f25_a_log_that_went_backwards_are_never_green() 
     let model = status(&app).await;
     assert!(!model.green, "the entry that told of the damage is gone, and it must not look whole again");
     assert_eq!(model.headline, "It is not known whether anything can be restored: what local holds is not known.");
+}
+
+/// The same application at a later time.
+fn later(app: &App, days: i64) -> App {
+    let mut later = app.clone();
+    later.clock = Arc::new(ManualClock::at(app.clock.now() + TimeDelta::days(days)));
+    later
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn f50_a_decrypt_drill_is_asked_for_every_month_and_only_the_private_key_can_do_it() {
+    let site = Site::new();
+    let yard = Yard::of(&site, "");
+    let now = SystemClock::new().now();
+    let operations = generate_encryption_pair("operations", Profile::Gnupg, now).unwrap();
+    let break_glass = generate_encryption_pair("break glass", Profile::Gnupg, now).unwrap();
+    yard.write("operations.asc", &operations.public);
+    yard.write("break-glass.asc", &break_glass.public);
+    yard.write("restore-key.asc", &operations.secret);
+    let text = std::fs::read_to_string(yard.path("dbagent.toml")).unwrap();
+    let (before, _) = text.split_once("recipients").unwrap();
+    let text = format!(
+        "{before}recipients = ['operations.asc', 'break-glass.asc']\nfingerprints = ['{}', '{}']\nsigning_key = 'signing.asc'\n",
+        operations.fingerprint, break_glass.fingerprint
+    );
+    yard.write("dbagent.toml", text.as_bytes());
+    let app = yard.app();
+    run(&app, "full").await;
+    let states = |status: &StatusModel| {
+        let mut drills: Vec<_> =
+            status.drills.iter().map(|drill| (drill.recipient == operations.fingerprint, drill.state)).collect();
+        drills.sort_by_key(|(operations, _)| !operations);
+        drills.into_iter().map(|(_, state)| state).collect::<Vec<_>>()
+    };
+    assert_eq!(states(&status(&app).await), [DrillState::Current; 2], "keys made today");
+    assert_eq!(states(&status(&later(&app, 32)).await), [DrillState::Due; 2]);
+    let overdue = later(&app, 70);
+    let model = status(&overdue).await;
+    assert_eq!(states(&model), [DrillState::Overdue; 2]);
+    assert!(
+        model.headline.contains(&format!("drill of {} is long overdue", break_glass.fingerprint)),
+        "{}",
+        model.headline
+    );
+    let told = line(&overdue, "key-drill").await;
+    assert!(told.status == Status::Fail && told.message.contains("nobody has ever shown"), "{told:?}");
+    assert!(told.remedy.unwrap().contains("dbagent backup verify latest --deep"));
+
+    // Reading back proves nothing of a key, and another key opens nothing.
+    assert_eq!(yard.code(&["backup", "verify", "latest"]), 0);
+    let artifact = site_artifact(&app).await;
+    let deep = |app: App, secret: Vec<u8>| {
+        let artifact = artifact.clone();
+        async move {
+            let (repositories, _) = app.try_repositories(None).await.unwrap();
+            let keys = DecryptionKeys::read(&secret, None).unwrap();
+            let setting = app.setting(Events::nowhere(), CancellationToken::new());
+            verify(&repositories[0], &artifact, std::slice::from_ref(&artifact), Some(&keys), &setting).await
+        }
+    };
+    let stranger = generate_encryption_pair("stranger", Profile::Gnupg, now).unwrap();
+    let refused = deep(overdue.clone(), stranger.secret).await;
+    assert!(refused.result.is_err() && refused.drilled.is_empty(), "{refused:?}");
+    assert_eq!(states(&status(&overdue).await), [DrillState::Overdue; 2]);
+
+    let drilled = deep(overdue.clone(), operations.secret.clone()).await;
+    assert!(drilled.unrecorded.is_none(), "{drilled:?}");
+    assert_eq!(drilled.drilled, std::slice::from_ref(&operations.fingerprint));
+    assert_eq!(states(&status(&overdue).await), [DrillState::Current, DrillState::Overdue], "of that key alone");
+    assert_eq!(states(&status(&later(&app, 102)).await)[0], DrillState::Due, "for a month");
+    let both = [operations.secret.clone(), break_glass.secret.clone()].concat();
+    let drilled = deep(later(&app, 71), both).await;
+    assert_eq!(drilled.drilled.len(), 2, "{drilled:?}");
+    assert_eq!(states(&status(&later(&app, 72)).await), [DrillState::Current; 2]);
+
+    // One that nobody trusted has signed is none; nor is one from the future.
+    let path = yard.path(&format!("local/drills/{}", break_glass.fingerprint));
+    assert_eq!(std::fs::read_dir(&path).unwrap().count(), 1);
+    let other = generate_signing_key("other", now).unwrap();
+    let (repositories, _) = app.try_repositories(None).await.unwrap();
+    let mut forger = repositories[0].clone();
+    forger.signer = Some(Arc::new(Signer::from_secret_key(&other.secret, None, now).unwrap()));
+    let drill = |days| Drill {
+        format: FORMAT,
+        recipient: break_glass.fingerprint.clone(),
+        artifact: artifact.manifest.id,
+        drilled: now + TimeDelta::days(days),
+    };
+    forger.put_drill(&drill(100)).await.unwrap();
+    repositories[0].put_drill(&drill(400)).await.unwrap();
+    assert_eq!(std::fs::read_dir(&path).unwrap().count(), 3);
+    assert_eq!(states(&status(&later(&app, 120)).await)[1], DrillState::Due);
+
+    // A repository that cannot be read may hold a drill: that is not known.
+    let text = std::fs::read_to_string(yard.path("dbagent.toml")).unwrap();
+    let more = "[repository.gone]\nurl = 'file:///nonexistent/dbagent'\n[encryption]";
+    yard.write("dbagent.toml", text.replace("[encryption]", more).as_bytes());
+    assert_eq!(states(&status(&later(&yard.app(), 120)).await), [DrillState::Unknown; 2]);
+}
+
+/// The newest artifact, as the application sees it.
+async fn site_artifact(app: &App) -> Artifact {
+    let (repositories, _) = app.try_repositories(None).await.unwrap();
+    let inventory = Inventory::read(&repositories[0], Unsigned::Refuse, app.clock.now()).await.unwrap();
+    inventory.artifacts.last().unwrap().clone()
 }

@@ -69,7 +69,8 @@ fn assembled(repositories: Vec<Read>, jobs: Vec<Job>) -> StatusModel {
     let (cluster, plan) = ("c".into(), Some("p".into()));
     let (wal, recovery) = (Vec::new(), Default::default());
     let (chain, partitions) = (None, Vec::new());
-    assemble(&Inputs { cluster, plan, jobs, repositories, runs, wal, recovery, chain, partitions }, now())
+    let drills = Vec::new();
+    assemble(&Inputs { cluster, plan, jobs, repositories, runs, wal, recovery, chain, partitions, drills }, now())
 }
 
 /// The freshness of the one job in the one repository, and whether all is green.
@@ -176,6 +177,7 @@ fn the_last_run_is_the_last_that_ended_and_ones_own_is_none() {
         recovery,
         chain: None,
         partitions: Vec::new(),
+        drills: Vec::new(),
     };
     let model = assemble(&inputs, now());
     let last = model.jobs[0].last.as_ref().unwrap();
@@ -195,6 +197,7 @@ fn f114_a_history_that_cannot_be_read_is_said_and_no_last_run_invented() {
         chain: None,
         partitions: Vec::new(),
         recovery: Default::default(),
+        drills: Vec::new(),
     };
     let model = assemble(&inputs, now());
     assert_eq!(model.history_unreadable.as_deref(), Some("read it"));

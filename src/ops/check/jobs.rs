@@ -146,6 +146,7 @@ mod tests {
             chain: None,
             partitions: Vec::new(),
             recovery: Default::default(),
+            drills: Vec::new(),
         };
         let lines = check(&Ok(nothing), now());
         assert_eq!(lines.iter().map(|line| line.status).collect::<Vec<_>>(), [Status::Fail, Status::Fail]);

@@ -5,6 +5,7 @@
 
 mod audit;
 mod cost;
+mod drills;
 mod dumps;
 mod jobs;
 mod keys;
@@ -179,6 +180,7 @@ pub async fn run(doors: &Doors, setting: &Setting) -> Vec<CheckLine> {
         setting.events.step("checking the configuration and the keys");
         let mut lines = setup::check(doors);
         lines.extend(keys::check(&doors.keys, setting.clock.now()));
+        lines.extend(drills::check(&doors.keys.encryption, &doors.status));
         setting.events.step("checking the server");
         lines.extend(server::check(doors, setting).await);
         lines.extend(dumps::check(&doors.dumps, setting).await);

@@ -3,6 +3,7 @@
 //! Reading and judging are apart: [`read_repositories`] and [`last_runs`] touch the world, [`assemble`] is pure. Must not
 //! fail because one part is unreadable; that part is then unknown, which is never green.
 
+mod drills;
 mod window;
 
 use std::collections::BTreeMap;
@@ -15,6 +16,7 @@ use crate::catalog::history::{self, Filter, HistoryError, Remembered, RunRecord,
 use crate::catalog::wal::Coverage;
 use crate::catalog::{Artifact, Inventory, Repository, Unsigned};
 use crate::model::chain_status::{CalendarStatus, ChainStatus};
+use crate::model::drill::DrillStatus;
 use crate::model::failure::{Failure, FailureKind};
 use crate::model::id::RunId;
 use crate::model::outcome::{Finding, Severity, Verdict};
@@ -27,6 +29,7 @@ use crate::model::verb::Verb;
 use crate::model::window::RecoveryStatus;
 use crate::steps::wal::{GapState, Survey, TimelineSurvey};
 
+pub use drills::drills;
 pub use window::recovery_status;
 
 /// Longest a repository may take to be read before it counts as unreadable.
@@ -87,6 +90,8 @@ pub struct Inputs {
     pub partitions: Vec<CalendarStatus>,
     /// What a point-in-time recovery can reach.
     pub recovery: RecoveryStatus,
+    /// The decrypt drills of the recipients.
+    pub drills: Vec<DrillStatus>,
 }
 
 /// What `survey` says of each timeline in each repository.
@@ -177,6 +182,7 @@ pub fn assemble(inputs: &Inputs, now: DateTime<Utc>) -> StatusModel {
         chain: inputs.chain.clone(),
         partitions: inputs.partitions.clone(),
         recovery: inputs.recovery.clone(),
+        drills: inputs.drills.clone(),
         history_unreadable: inputs.runs.as_ref().err().cloned(),
     };
     model.judged()

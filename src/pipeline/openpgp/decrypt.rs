@@ -30,9 +30,9 @@ static POLICY: StandardPolicy<'static> = StandardPolicy::new();
 
 type SecretKey = Key<SecretParts, UnspecifiedRole>;
 
-/// Secret keys, unlocked. Cheap to clone.
+/// Secret keys, unlocked, each with the fingerprint of its certificate. Cheap to clone.
 #[derive(Clone, Debug)]
-pub struct DecryptionKeys(Arc<Vec<SecretKey>>);
+pub struct DecryptionKeys(Arc<Vec<(String, SecretKey)>>);
 
 impl DecryptionKeys {
     /// Reads a file of secret keys (armored or binary, as `gpg --export-secret-keys` writes it) and unlocks them.
@@ -43,14 +43,23 @@ impl DecryptionKeys {
             .and_then(Iterator::collect::<openpgp::Result<Vec<Cert>>>)
             .map_err(|error| unreadable(error.into()))?;
         let mut keys = Vec::new();
-        let secret = certificates.iter().flat_map(|certificate| certificate.keys().secret());
-        for key in secret.filter(|key| key.key().pk_algo().for_encryption()) {
-            keys.extend(unlock(key.key().clone(), passphrase)?);
+        for certificate in &certificates {
+            let secret = certificate.keys().secret();
+            for key in secret.filter(|key| key.key().pk_algo().for_encryption()) {
+                let unlocked = unlock(key.key().clone(), passphrase)?;
+                keys.extend(unlocked.map(|key| (certificate.fingerprint().to_hex(), key)));
+            }
         }
         match keys.is_empty() {
             true => Err(unreadable("it holds no secret key".into())),
             false => Ok(Self(Arc::new(keys))),
         }
+    }
+
+    /// Only the keys of the certificate with this full fingerprint; nothing where none of them is of it.
+    pub fn of(&self, fingerprint: &str) -> Option<Self> {
+        let keys: Vec<_> = self.0.iter().filter(|(certificate, _)| certificate == fingerprint).cloned().collect();
+        (!keys.is_empty()).then(|| Self(Arc::new(keys)))
     }
 
     /// Begins to decrypt `message`. Errors with `NoKey` when none of the keys fits, before anything is decrypted.
@@ -134,7 +143,7 @@ impl DecryptionHelper for Opener {
         for packet in packets {
             let recipient = packet.recipient();
             let fits = |key: &&SecretKey| recipient.as_ref().is_none_or(|wanted| wanted.aliases(key.key_handle()));
-            for key in self.keys.0.iter().filter(fits) {
+            for key in self.keys.0.iter().map(|(_, key)| key).filter(fits) {
                 let mut pair = key.clone().into_keypair()?;
                 let opened = packet.decrypt(&mut pair, algorithm);
                 if opened.is_some_and(|(algorithm, session_key)| try_session_key(algorithm, &session_key)) {
