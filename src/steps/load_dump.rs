@@ -1,7 +1,7 @@
 //! Loads the rows of a dump into tables: one reading of the archive, COPY on several connections at once.
 //!
 //! The archive is never on disk. Rows are cut into blocks at line ends and dealt out to the connections in turn, so that
-//! one large table is loaded by all of them. The order of rows inside a table is not kept; their sum proves them.
+//! one large table is loaded by all of them; a row longer than a block goes to one of them piece by piece. The order of rows inside a table is not kept; their sum proves them.
 
 use std::sync::Arc;
 
@@ -40,7 +40,11 @@ const END_MARK: &[u8] = b"\\.\n\n\n";
 
 enum Order {
     Begin(String),
-    Rows(Bytes),
+    Rows {
+        bytes: Bytes,
+        /// Whether the last of them is whole.
+        ends: bool,
+    },
     End,
     LargeObject(u32),
     LargeObjectData(Vec<u8>),
@@ -139,7 +143,8 @@ impl Dealer {
         }
     }
 
-    /// Collects rows into blocks that end with a row. The last bytes always wait, because the end mark may be among them.
+    /// Collects rows into blocks that end with a row, but for rows that are longer than a block. The last bytes always wait,
+    /// because the end mark may be among them.
     fn rows(&mut self, bytes: &[u8]) {
         if !self.wanted {
             return;
@@ -148,12 +153,11 @@ impl Dealer {
         if self.block.len() < BLOCK {
             return;
         }
-        let whole = &self.block[..self.block.len() - END_MARK.len()];
-        if let Some(end) = memchr::memrchr(b'\n', whole) {
-            let rows = self.block.split_to(end + 1).freeze();
-            self.order(Order::Rows(rows));
-            self.block.reserve(BLOCK);
-        }
+        let known = self.block.len() - END_MARK.len();
+        let end = memchr::memrchr(b'\n', &self.block[..known]);
+        let bytes = self.block.split_to(end.map_or(known, |end| end + 1)).freeze();
+        self.order(Order::Rows { bytes, ends: end.is_some() });
+        self.block.reserve(BLOCK);
     }
 
     fn end(&mut self) -> Result<(), Failure> {
@@ -164,7 +168,7 @@ impl Dealer {
             };
             block.truncate(rows);
             if !block.is_empty() {
-                self.order(Order::Rows(block.freeze()));
+                self.order(Order::Rows { bytes: block.freeze(), ends: true });
             }
             self.order(Order::End);
         }
@@ -185,6 +189,8 @@ struct Loader {
     statement: String,
     lanes: Vec<Lane>,
     turn: usize,
+    /// Whether the last block ended in the middle of a row.
+    amid: bool,
     bytes: u64,
     large_object: (u32, i64),
 }
@@ -197,6 +203,7 @@ impl Loader {
             statement: String::new(),
             lanes: Vec::new(),
             turn: 0,
+            amid: false,
             bytes: 0,
             large_object: (0, 0),
         }
@@ -208,7 +215,7 @@ impl Loader {
                 self.statement = statement;
                 Ok(())
             }
-            Order::Rows(rows) => self.deal(rows).await,
+            Order::Rows { bytes, ends } => self.deal(bytes, ends).await,
             Order::End => self.end_table().await,
             Order::LargeObject(oid) => {
                 self.large_object = (oid, 0);
@@ -222,10 +229,13 @@ impl Loader {
         }
     }
 
-    /// Gives the block to the next connection; a small table never wakes more than one.
-    async fn deal(&mut self, rows: Bytes) -> Result<(), Failure> {
+    /// Gives the block to the next connection, or to the one that has the beginning of its first row; a small table never
+    /// wakes more than one.
+    async fn deal(&mut self, rows: Bytes, ends: bool) -> Result<(), Failure> {
         self.bytes += rows.len() as u64;
-        if self.lanes.len() < self.sessions.len() {
+        if std::mem::replace(&mut self.amid, !ends) {
+            // The row goes on.
+        } else if self.lanes.len() < self.sessions.len() {
             let session = self.sessions[self.lanes.len()].clone();
             self.lanes.push(begin_lane(session, self.statement.clone()));
             self.turn = self.lanes.len() - 1;
@@ -242,6 +252,7 @@ impl Loader {
     }
 
     async fn end_table(&mut self) -> Result<(), Failure> {
+        self.amid = false;
         let (working, ends): (Vec<_>, Vec<_>) = self.lanes.drain(..).map(|lane| (lane.working, lane.rows)).unzip();
         drop(ends);
         for lane in working {

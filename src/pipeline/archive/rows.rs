@@ -2,11 +2,11 @@
 //!
 //! A row is a line of COPY text without its line end; COPY escapes line ends inside values, so a line is a row and only
 //! a line that is exactly `\.` ends the table. Rows cut over several pieces go through a running digest and are never
-//! held; only of a table whose keys are summed as well is the beginning of such a row kept, up to the end of its key.
+//! held; only of a table whose keys are summed as well are the key's own fields of such a row kept.
 
 use std::collections::BTreeMap;
 
-use memchr::{memchr, memchr_iter};
+use memchr::memchr;
 
 use super::{ArchiveError, Event};
 use crate::model::buckets::KeySums;
@@ -16,9 +16,9 @@ use crate::model::table::QualifiedTable;
 
 const END_MARK: &[u8; 2] = b"\\.";
 
-/// Longest beginning of a cut row that is kept for its key. PostgreSQL indexes no key of more than a third of a page,
-/// as stored; printed and escaped it is a few times that, and other columns may stand before it.
-const LONGEST_KEPT: usize = 16 << 20;
+/// Longest key of a cut row. PostgreSQL indexes no key of more than a third of a page, as stored (compressed, it may be);
+/// printed and escaped it is a few times that.
+const LONGEST_KEY: usize = 16 << 20;
 
 /// Which keys of a table are to be summed.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -58,8 +58,16 @@ struct Keys {
     plan: KeyPlan,
     sums: KeySums,
     /// The beginning of a cut row.
-    begun: Vec<u8>,
+    begun: Option<Begun>,
     scratch: Vec<u8>,
+}
+
+/// The beginning of a cut row: its fields up to the last of its key, those that are not of the key left empty.
+#[derive(Debug, Default)]
+struct Begun {
+    row: Vec<u8>,
+    /// The field that the next byte belongs to.
+    field: usize,
 }
 
 /// The beginning of a row whose end has not come yet.
@@ -159,32 +167,40 @@ impl Current {
 
 impl Keys {
     fn new(plan: &KeyPlan) -> Self {
-        Self { plan: plan.clone(), sums: KeySums::new(plan.buckets), begun: Vec::new(), scratch: Vec::new() }
+        Self { plan: plan.clone(), sums: KeySums::new(plan.buckets), begun: None, scratch: Vec::new() }
     }
 
-    /// Keeps the beginning of a row that goes on in the next piece.
+    /// Keeps of a piece of a row that is cut what is of its key. Other fields may be of any length, before it too.
     fn begin(&mut self, bytes: &[u8]) -> Result<(), ArchiveError> {
+        let Begun { row, field } = self.begun.get_or_insert_default();
         let last = self.plan.positions.iter().max().copied().unwrap_or_default();
-        if memchr_iter(b'\t', &self.begun).nth(last).is_some() {
-            return Ok(());
+        let mut rest = bytes;
+        while *field <= last {
+            let end = memchr(b'\t', rest);
+            let value = &rest[..end.unwrap_or(rest.len())];
+            if self.plan.positions.contains(field) {
+                if row.len() + value.len() > LONGEST_KEY {
+                    return Err(ArchiveError::Corrupt("a row's key is longer than any key can be"));
+                }
+                row.extend_from_slice(value);
+            }
+            let Some(end) = end else { break };
+            row.push(b'\t');
+            *field += 1;
+            rest = &rest[end + 1..];
         }
-        let room = LONGEST_KEPT.saturating_sub(self.begun.len());
-        if bytes.len() > room {
-            return Err(ArchiveError::Corrupt("a row's key begins too far from the row's beginning"));
-        }
-        self.begun.extend_from_slice(bytes);
         Ok(())
     }
 
     /// Adds the key of the row that ends with `rest`.
     fn end(&mut self, rest: &[u8]) -> Result<(), ArchiveError> {
-        if !self.begun.is_empty() {
-            self.begun.extend_from_slice(rest);
+        if self.begun.is_some() {
+            self.begin(rest)?;
         }
-        let row = if self.begun.is_empty() { rest } else { &self.begun };
+        let begun = self.begun.take();
+        let row = begun.as_ref().map_or(rest, |begun| &begun.row);
         let key = key_of(row, &self.plan.positions, &mut self.scratch);
         self.sums.add(&Digest::of(key.ok_or(ArchiveError::Corrupt("a row has fewer columns than its table"))?));
-        self.begun.clear();
         Ok(())
     }
 }
