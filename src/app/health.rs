@@ -9,6 +9,7 @@ use crate::app::{App, secrets};
 use crate::catalog::Repository;
 use crate::config::{self, Checklist, Job, LogScan, Plan, Redis, VerifyMode};
 use crate::host::Spool;
+use crate::model::cost::{CostStatus, Prices};
 use crate::model::drill::DrillStatus;
 use crate::model::failure::{Failure, FailureKind};
 use crate::model::schedule::Schedule;
@@ -60,7 +61,6 @@ impl App {
             audit: self.audit_chain(),
             repositories: self.repository_doors(opened),
             keys: self.keys(),
-            cost: self.loaded.config.cost.as_ref().map(cost),
             wal: self.wal_check(switch).await,
             status,
         };
@@ -109,6 +109,7 @@ impl App {
             partitions,
             recovery,
             drills: self.drills(repositories, !unopened.is_empty(), now).await,
+            cost: self.storage_cost(repositories, unopened).await,
         };
         status::assemble(&inputs, now)
     }
@@ -120,6 +121,16 @@ impl App {
         let settings = self.loaded.config.encryption.as_ref().and_then(config::Encryption::openpgp);
         let every = settings.and_then(|settings| settings.drill_every).unwrap_or(Span::months(1));
         status::drills(&recipients, every, repositories, unopened, now).await
+    }
+
+    async fn storage_cost(&self, repositories: &[Repository], unopened: &[(String, Failure)]) -> Option<CostStatus> {
+        let prices = self.loaded.config.cost.as_ref().map(prices)?;
+        let is_directory = |name: &str| {
+            let settings = self.loaded.config.repository.get(name);
+            settings.is_some_and(|settings| matches!(settings.url, config::Place::Directory(_)))
+        };
+        let listed: Vec<_> = repositories.iter().map(|each| (each.clone(), is_directory(&each.name))).collect();
+        Some(status::storage_cost(&prices, &listed, unopened).await)
     }
 
     /// The archived WAL, where the plan archives any.
@@ -258,8 +269,8 @@ fn unbuilt(plan: &Plan) -> Vec<String> {
     unbuilt.map(|(name, job)| format!("{name} ({})", job.verb)).collect()
 }
 
-fn cost(cost: &config::Cost) -> check::Cost {
-    check::Cost {
+fn prices(cost: &config::Cost) -> Prices {
+    Prices {
         currency: cost.currency.clone().unwrap_or_default(),
         monthly_limit: cost.monthly_limit,
         per_gib: cost.per_gib.clone(),

@@ -6,6 +6,7 @@ use crate::app::App;
 use crate::cli::output::{Output, Tone};
 use crate::cli::{Code, tables};
 use crate::model::chain_status::CalendarStatus;
+use crate::model::cost::CostState;
 use crate::model::drill::{DrillState, DrillStatus};
 use crate::model::event::Events;
 use crate::model::failure::{Failure, FailureKind};
@@ -56,6 +57,10 @@ fn text(model: &StatusModel, output: &Output) -> String {
         parts.push(tables::table(&["months of", "partitions", "ahead", "rows in default", "past retention"], rows));
     }
     parts.extend(model.drills.iter().filter_map(|drill| drill_text(drill, output)));
+    parts.extend(model.cost.iter().map(|cost| {
+        let tone = if cost.state() == CostState::Within { Tone::Faint } else { Tone::Warning };
+        output.paint(tone, &format!("storage: {}", cost.line()))
+    }));
     let of_repositories = model.repositories.iter().flat_map(|repository| &repository.findings);
     let findings: Vec<_> = model.recovery.findings.iter().chain(of_repositories).collect();
     parts.extend(findings.into_iter().map(|finding| finding_text(finding, output)));

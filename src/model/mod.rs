@@ -11,6 +11,7 @@ pub mod chain;
 pub mod chain_status;
 pub mod copy_binary;
 pub mod copy_text;
+pub mod cost;
 pub mod digest;
 pub mod drill;
 pub mod eras;

@@ -9,6 +9,7 @@ use chrono::{DateTime, TimeDelta, Utc};
 use serde::{Deserialize, Serialize};
 
 use crate::model::chain_status::{CalendarStatus, ChainStatus};
+use crate::model::cost::CostStatus;
 use crate::model::drill::DrillStatus;
 use crate::model::id::{ArtifactId, RunId};
 use crate::model::lsn::Timeline;
@@ -51,6 +52,9 @@ pub struct StatusModel {
     /// When the holder of each private key last showed that it opens what is stored.
     #[serde(default)]
     pub drills: Vec<DrillStatus>,
+    /// What all that is stored costs in a month; absent where no prices are configured.
+    #[serde(default)]
+    pub cost: Option<CostStatus>,
     /// Why the run history could not be read, if it could not: then no last run is known.
     pub history_unreadable: Option<String>,
 }
@@ -434,6 +438,7 @@ mod tests {
             partitions: Vec::new(),
             recovery: RecoveryStatus::default(),
             drills: Vec::new(),
+            cost: None,
         }
         .judged()
     }

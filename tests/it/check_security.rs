@@ -57,6 +57,10 @@ fn what_is_stored_is_priced() {
     let warns =
         told[0].0 == "warn" && told[0].1.contains("local STANDARD") && told[0].1.contains("1000.00 is the limit");
     assert!(warns, "{told:?}");
+    let cost = &desk.json(3, &["status"])["cost"];
+    let held = &cost["held"][0];
+    assert!(held["repository"] == "local" && held["class"] == "STANDARD" && held["own_disk"] == true, "{cost}");
+    assert!(cost["monthly"].as_f64().unwrap() > 1000.0 && cost["monthly"] == held["monthly"], "{cost}");
     let text = std::fs::read_to_string(&desk.config).unwrap();
     std::fs::write(&desk.config, text.replace("local = 100000000.0", "local = 0.1")).unwrap();
     assert_eq!(statuses(&desk, "storage-cost"), ["ok"]);

@@ -69,8 +69,8 @@ fn assembled(repositories: Vec<Read>, jobs: Vec<Job>) -> StatusModel {
     let (cluster, plan) = ("c".into(), Some("p".into()));
     let (wal, recovery) = (Vec::new(), Default::default());
     let (chain, partitions) = (None, Vec::new());
-    let drills = Vec::new();
-    assemble(&Inputs { cluster, plan, jobs, repositories, runs, wal, recovery, chain, partitions, drills }, now())
+    let (drills, cost) = (Vec::new(), None);
+    assemble(&Inputs { cluster, plan, jobs, repositories, runs, wal, recovery, chain, partitions, drills, cost }, now())
 }
 
 /// The freshness of the one job in the one repository, and whether all is green.
@@ -178,6 +178,7 @@ fn the_last_run_is_the_last_that_ended_and_ones_own_is_none() {
         chain: None,
         partitions: Vec::new(),
         drills: Vec::new(),
+        cost: None,
     };
     let model = assemble(&inputs, now());
     let last = model.jobs[0].last.as_ref().unwrap();
@@ -198,6 +199,7 @@ fn f114_a_history_that_cannot_be_read_is_said_and_no_last_run_invented() {
         partitions: Vec::new(),
         recovery: Default::default(),
         drills: Vec::new(),
+        cost: None,
     };
     let model = assemble(&inputs, now());
     assert_eq!(model.history_unreadable.as_deref(), Some("read it"));

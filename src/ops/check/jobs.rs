@@ -147,6 +147,7 @@ mod tests {
             partitions: Vec::new(),
             recovery: Default::default(),
             drills: Vec::new(),
+            cost: None,
         };
         let lines = check(&Ok(nothing), now());
         assert_eq!(lines.iter().map(|line| line.status).collect::<Vec<_>>(), [Status::Fail, Status::Fail]);

@@ -36,7 +36,6 @@ use crate::postgres::{ClientTools, Connection, DumpScope};
 use crate::steps::wal::{Local, Thresholds};
 
 pub use audit::AuditChain;
-pub use cost::Cost;
 pub use keys::{Encryption, Keys};
 pub use partitions::Partitions;
 pub use retention::{HowLong, Kept, Retention};
@@ -123,8 +122,6 @@ pub struct Doors {
     pub repositories: Vec<Door>,
     /// The configured keys.
     pub keys: Keys,
-    /// What storage costs; absent where nobody asks.
-    pub cost: Option<Cost>,
     /// Archived WAL; absent where the plan archives none.
     pub wal: Option<Wal>,
     /// What is protected now.
@@ -191,7 +188,7 @@ pub async fn run(doors: &Doors, setting: &Setting) -> Vec<CheckLine> {
         lines.extend(services::check(&doors.services, setting).await);
         setting.events.step("checking the repositories");
         lines.extend(repositories::check(doors, setting).await);
-        lines.extend(cost::check(doors.cost.as_ref(), &doors.repositories).await);
+        lines.extend(cost::check(&doors.status));
         lines.extend(wal::check(doors, setting).await);
         lines.extend(jobs::check(&doors.status, setting.clock.now()));
         lines

@@ -3,6 +3,7 @@
 //! Reading and judging are apart: [`read_repositories`] and [`last_runs`] touch the world, [`assemble`] is pure. Must not
 //! fail because one part is unreadable; that part is then unknown, which is never green.
 
+mod cost;
 mod drills;
 mod window;
 
@@ -16,6 +17,7 @@ use crate::catalog::history::{self, Filter, HistoryError, Remembered, RunRecord,
 use crate::catalog::wal::Coverage;
 use crate::catalog::{Artifact, Inventory, Repository, Unsigned};
 use crate::model::chain_status::{CalendarStatus, ChainStatus};
+use crate::model::cost::CostStatus;
 use crate::model::drill::DrillStatus;
 use crate::model::failure::{Failure, FailureKind};
 use crate::model::id::RunId;
@@ -29,6 +31,7 @@ use crate::model::verb::Verb;
 use crate::model::window::RecoveryStatus;
 use crate::steps::wal::{GapState, Survey, TimelineSurvey};
 
+pub use cost::storage_cost;
 pub use drills::drills;
 pub use window::recovery_status;
 
@@ -92,6 +95,8 @@ pub struct Inputs {
     pub recovery: RecoveryStatus,
     /// The decrypt drills of the recipients.
     pub drills: Vec<DrillStatus>,
+    /// What storage costs, where prices are known.
+    pub cost: Option<CostStatus>,
 }
 
 /// What `survey` says of each timeline in each repository.
@@ -183,6 +188,7 @@ pub fn assemble(inputs: &Inputs, now: DateTime<Utc>) -> StatusModel {
         partitions: inputs.partitions.clone(),
         recovery: inputs.recovery.clone(),
         drills: inputs.drills.clone(),
+        cost: inputs.cost.clone(),
         history_unreadable: inputs.runs.as_ref().err().cloned(),
     };
     model.judged()
