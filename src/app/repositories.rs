@@ -1,5 +1,6 @@
 //! From `[repository.NAME]` to an opened repository: backend, retries, keys.
 
+use std::path::Path;
 use std::sync::Arc;
 
 use crate::app::App;
@@ -47,7 +48,7 @@ impl App {
         let verifier = Arc::new(self.verifier(signer.as_deref())?);
         let (mut opened, mut failed) = (Vec::new(), Vec::new());
         for (name, settings) in chosen {
-            match open(settings).await {
+            match open(settings, &self.loaded.config.state_dir).await {
                 Ok(storage) => opened.push(self.repository(name, storage, &verifier, signer.clone())),
                 Err(failure) => failed.push((name.clone(), failure)),
             }
@@ -89,12 +90,13 @@ impl App {
     }
 }
 
-async fn open(settings: &config::Repository) -> Result<Arc<dyn Storage>, Failure> {
+async fn open(settings: &config::Repository, state: &Path) -> Result<Arc<dyn Storage>, Failure> {
     let retrier = Retrier::new(RetryPolicy::default());
     let storage: Arc<dyn Storage> = match &settings.url {
         Place::Directory(path) => Arc::new(DirectoryStorage::open(path)?),
         Place::S3 { bucket, prefix } => {
-            let s3 = s3_settings(settings, bucket, prefix);
+            let mut s3 = s3_settings(settings, bucket, prefix);
+            s3.spill_directory = Some(state.to_owned());
             Arc::new(Retrying::new(Arc::new(S3Storage::connect(s3, None, retrier.clone()).await?), retrier))
         }
     };

@@ -314,6 +314,23 @@ async fn an_s3_bucket_conforms() {
 }
 
 #[tokio::test]
+async fn f34_an_s3_bucket_whose_parts_go_through_files_conforms() {
+    let server = S3Server::start();
+    let place = tempfile::tempdir().unwrap();
+    let spill_directory = Some(place.path().to_owned());
+    let settings = S3Settings { spill_directory, most_in_memory: 1 << 20, ..server.settings("") };
+    server.plant("foreign/.hidden");
+    behaves(&open(settings.clone()).await).await;
+    assert_eq!(std::fs::read_dir(place.path()).unwrap().count(), 0);
+    // That they went through it: without it nothing large can be written.
+    let gone = S3Settings { spill_directory: Some(place.path().join("gone")), ..settings };
+    let storage = open(gone).await;
+    put(&storage, "small", b"put whole").await.unwrap();
+    let failed = upload(&storage, "large", &noise(5, LARGE), 1 << 20, &PutOptions::default()).await.unwrap_err();
+    assert!(failed.to_string().contains("keep a part of the upload in"), "{failed}");
+}
+
+#[tokio::test]
 async fn a_bucket_without_conditional_writes_conforms_but_for_races() {
     let server = S3Server::start();
     let settings = S3Settings { conditional_put: false, ..server.settings("") };

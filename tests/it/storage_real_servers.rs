@@ -30,6 +30,16 @@ async fn conforms_in_bucket(endpoint: &str) {
     let planted = client.put_object().bucket("plain").key("pre/foreign/.hidden").body(ByteStream::from_static(b"x"));
     planted.send().await.unwrap();
     conforms(&open(settings(endpoint, "plain")).await).await;
+    // A part that goes through a file is sent by other means.
+    let place = tempfile::tempdir().unwrap();
+    let spilling = S3Settings {
+        spill_directory: Some(place.path().to_owned()),
+        most_in_memory: 1 << 20,
+        ..settings(endpoint, "plain")
+    };
+    let (storage, large) = (open(spilling).await, noise(9, 12 << 20));
+    upload(&storage, "spilled", &large, 1 << 20, &PutOptions::default()).await.unwrap();
+    assert_eq!(read(&storage, "spilled", None).await.unwrap(), large);
 }
 
 #[tokio::test]

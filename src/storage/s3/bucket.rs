@@ -72,12 +72,7 @@ impl Bucket {
     }
 
     /// Sends what `request` makes, which carries `bytes` bytes.
-    pub(super) async fn send<T, E, F>(
-        &self,
-        what: &str,
-        bytes: usize,
-        request: impl Fn() -> F,
-    ) -> Result<T, StorageError>
+    pub(super) async fn send<T, E, F>(&self, what: &str, bytes: u64, request: impl Fn() -> F) -> Result<T, StorageError>
     where
         E: ProvideErrorMetadata + std::error::Error + Send + Sync + 'static,
         F: Future<Output = Result<T, SdkError<E, HttpResponse>>>,
@@ -148,7 +143,7 @@ impl Bucket {
         let what = self.what("write", key.as_str());
         let ours = Digest::of(body);
         let sum = checksum(&ours);
-        let output = self.send(&what, body.len(), || {
+        let output = self.send(&what, body.len() as u64, || {
             let wishes = self.wishes(options);
             let request = self
                 .client

@@ -26,6 +26,7 @@ mod connect;
 mod credentials;
 mod download;
 mod listing;
+mod part;
 mod parts;
 mod posture;
 mod probe;

@@ -3,7 +3,8 @@
 //! Parts have the configured size while the stream allows. A known expectation is met with half of the parts. Beyond
 //! it each part is at least [`GROWTH`]/limit of everything before it, so the object can still grow e^(GROWTH/2) = 24
 //! times over the expectation; without one, 10,000 parts that begin at 16 MiB reach 5 TiB (the first 24 GiB with parts
-//! of 16 MiB). Memory is parts in flight times part size: 2 x 16 MiB up to an expected 78 GiB, 2 x 210 MiB for 1 TiB.
+//! of 16 MiB). Parts in flight times part size is 2 x 16 MiB up to an expected 78 GiB, 2 x 210 MiB for 1 TiB, 2 x 1.1 GiB for
+//! 5 TiB; what is beyond 16 MiB waits in files (see [`super::part`]).
 
 /// (1/GROWTH) e^(GROWTH - 1) parts of the first size are reached: 34,600 per 1,000 parts.
 const GROWTH: f64 = 6.4;
@@ -75,6 +76,23 @@ mod tests {
         }
         assert_eq!(PartSizes::plan(16 * MIB, 10_000, Some(78 << 30)).unwrap().size(1, 0), Some(16 * MIB));
         assert!(PartSizes::plan(16 * MIB, 10_000, Some(50 << 40)).is_none());
+    }
+
+    #[test]
+    fn f34_five_tebibytes_need_no_more_disk_than_two_parts_and_those_are_bounded() {
+        for (expected, most) in [(None, 2 * MOST), (Some(1 << 40), 8 << 30), (Some(5 << 40), 3 << 30)] {
+            let plan = PartSizes::plan(16 * MIB, 10_000, expected).unwrap();
+            let (mut sent, mut waiting) = (0, 0);
+            for number in 1..=plan.most_parts {
+                let size = plan.size(number, sent).unwrap();
+                waiting = waiting.max(2 * size);
+                sent += size;
+                if sent >= 5 << 40 {
+                    break;
+                }
+            }
+            assert!(sent >= 5 << 40 && waiting <= most, "{expected:?}: {sent} with {waiting} waiting");
+        }
     }
 
     #[test]

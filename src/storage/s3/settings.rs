@@ -1,6 +1,6 @@
 //! What an operator says about an S3 repository. Credentials are not among it: the SDK's chain finds them.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 /// One S3 prefix and how to use it. Construct with [`S3Settings::new`] and change what differs.
@@ -30,8 +30,12 @@ pub struct S3Settings {
     pub part_size: u64,
     /// The most parts the store takes for one object; 10,000 for AWS.
     pub most_parts: u32,
-    /// Parts in memory at a time, the one being filled included: memory is this times the part size.
+    /// Parts kept at a time, the one being filled included: memory is this times the part size.
     pub parts_in_flight: usize,
+    /// Where parts wait that are larger than [`Self::most_in_memory`]; in memory all the same where absent.
+    pub spill_directory: Option<PathBuf>,
+    /// The largest part, in bytes, that waits in memory.
+    pub most_in_memory: usize,
     /// The longest a connection may take to be made.
     pub connect_timeout: Duration,
     /// The longest an answer may take, sending not counted.
@@ -77,6 +81,8 @@ impl S3Settings {
             part_size: 16 << 20,
             most_parts: 10_000,
             parts_in_flight: 2,
+            spill_directory: None,
+            most_in_memory: 16 << 20,
             connect_timeout: Duration::from_secs(10),
             answer_timeout: Duration::from_secs(60),
             least_rate: 64 << 10,
@@ -84,7 +90,12 @@ impl S3Settings {
     }
 
     /// How long one request that sends `bytes` may take.
-    pub(super) fn patience(&self, bytes: usize) -> Duration {
-        self.answer_timeout + Duration::from_secs(bytes as u64 / self.least_rate.max(1))
+    pub(super) fn patience(&self, bytes: u64) -> Duration {
+        self.answer_timeout + Duration::from_secs(bytes / self.least_rate.max(1))
+    }
+
+    /// Where a part of `room` bytes is kept until it is sent; nothing for in memory.
+    pub(super) fn spills(&self, room: usize) -> Option<&Path> {
+        self.spill_directory.as_deref().filter(|_| room > self.most_in_memory)
     }
 }

@@ -8,10 +8,10 @@
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use aws_sdk_s3::primitives::ByteStream;
+use aws_sdk_s3::error::SdkError;
 use aws_sdk_s3::types::{ChecksumAlgorithm, CompletedMultipartUpload, CompletedPart};
-use bytes::{Bytes, BytesMut};
-use tokio::task::{JoinSet, spawn_blocking};
+use bytes::Bytes;
+use tokio::task::JoinSet;
 
 use crate::host::Complete;
 use crate::model::digest::{Digest, Hasher};
@@ -19,6 +19,7 @@ use crate::model::key::ObjectKey;
 use crate::storage::retry::fresh_nonce;
 use crate::storage::s3::S3Storage;
 use crate::storage::s3::bucket::{Bucket, NONCE, checksum, version};
+use crate::storage::s3::part::{Body, Filling};
 use crate::storage::s3::parts::PartSizes;
 use crate::storage::{PutOptions, StorageError, StorageErrorKind, Stored, Upload, agree, retry};
 
@@ -29,7 +30,7 @@ pub(super) struct S3Upload {
     options: PutOptions,
     nonce: String,
     sizes: PartSizes,
-    filling: BytesMut,
+    filling: Filling,
     hasher: Hasher,
     size: u64,
     multipart: Option<Multipart>,
@@ -67,7 +68,7 @@ impl S3Upload {
             options: PutOptions { nonce: Some(nonce.clone()), ..options.clone() },
             nonce,
             sizes,
-            filling: BytesMut::new(),
+            filling: Filling::default(),
             hasher: Hasher::default(),
             size: 0,
             multipart: None,
@@ -77,13 +78,13 @@ impl S3Upload {
     }
 
     /// How many more bytes the part being filled takes.
-    fn room(&self) -> Result<usize, StorageError> {
+    fn room(&self) -> Result<u64, StorageError> {
         let (parts, bytes) = self.multipart.as_ref().map_or((0, 0), |multipart| (multipart.parts, multipart.bytes));
         let size = self.sizes.size(parts + 1, bytes).ok_or_else(|| {
             let what = self.bucket.what("write", self.key.as_str());
             StorageError::new(StorageErrorKind::Other, format!("{what}: it needs more than {parts} parts"))
         })?;
-        Ok(usize::try_from(size).unwrap_or(usize::MAX).saturating_sub(self.filling.len()))
+        Ok(size.saturating_sub(self.filling.len()))
     }
 
     async fn take(&mut self, mut bytes: Bytes) -> Result<(), StorageError> {
@@ -93,25 +94,29 @@ impl S3Upload {
                 self.send_part().await?;
                 continue;
             }
+            let room = usize::try_from(room).unwrap_or(usize::MAX);
             let piece = bytes.split_to(room.min(bytes.len()));
-            if self.filling.is_empty() && piece.len() < room {
-                // Pages are touched as they fill; growing by doubling would copy and hold twice the part.
-                self.filling.reserve(room);
+            if self.filling.is_empty() {
+                self.filling = Filling::begin(room, self.bucket.settings.spills(room))?;
             }
-            self.filling.extend_from_slice(&piece);
+            self.filling.extend(&piece).await?;
         }
         Ok(())
     }
 
     /// Hands the filled part over; waits while all buffers but the next are in flight.
     async fn send_part(&mut self) -> Result<(), StorageError> {
-        let body = std::mem::take(&mut self.filling).freeze();
+        let body = self.filling.close().await?;
+        self.send(body).await
+    }
+
+    async fn send(&mut self, body: Body) -> Result<(), StorageError> {
         let mut multipart = match self.multipart.take() {
             Some(multipart) => multipart,
             None => self.create().await?,
         };
         multipart.parts += 1;
-        multipart.bytes += body.len() as u64;
+        multipart.bytes += body.len();
         let part = OnePart {
             bucket: Arc::clone(&self.bucket),
             key: self.key.clone(),
@@ -161,8 +166,7 @@ impl S3Upload {
     }
 
     /// One PUT, which the store has to confirm.
-    async fn put_whole(&mut self) -> Result<Stored, StorageError> {
-        let body = std::mem::take(&mut self.filling).freeze();
+    async fn put_whole(&mut self, body: Bytes) -> Result<Stored, StorageError> {
         let size = body.len() as u64;
         let storage = S3Storage { bucket: Arc::clone(&self.bucket) };
         let stored = retry::put(&self.bucket.retrier, &storage, &self.key, body, &self.options).await?;
@@ -330,15 +334,12 @@ struct OnePart {
     key: ObjectKey,
     id: String,
     number: i32,
-    body: Bytes,
+    body: Body,
 }
 
 impl OnePart {
     async fn send(self) -> Result<Part, StorageError> {
-        let body = self.body.clone();
-        let digest = spawn_blocking(move || Digest::of(&body)).await;
-        let digest =
-            digest.map_err(|error| StorageError::new(StorageErrorKind::Other, "compute a checksum").because(error))?;
+        let digest = self.body.digest().await?;
         let tag = self.bucket.retrier.run(|| self.try_send(&digest)).await?;
         Ok(Part { number: self.number, tag, digest })
     }
@@ -347,7 +348,8 @@ impl OnePart {
         let bucket = &self.bucket;
         let what = format!("{}, part {}", bucket.what("write", self.key.as_str()), self.number);
         let sum = checksum(digest);
-        let output = bucket.send(&what, self.body.len(), || {
+        let output = bucket.send(&what, self.body.len(), || async {
+            let body = self.body.stream().await.map_err(SdkError::construction_failure)?;
             let request = bucket
                 .client
                 .upload_part()
@@ -356,9 +358,9 @@ impl OnePart {
                 .upload_id(&self.id)
                 .part_number(self.number)
                 .checksum_sha256(&sum)
-                .body(ByteStream::from(self.body.clone()))
+                .body(body)
                 .customize();
-            if bucket.is_encrypted() { request.disable_payload_signing().send() } else { request.send() }
+            if bucket.is_encrypted() { request.disable_payload_signing().send().await } else { request.send().await }
         });
         let output = output.await?;
         if output.checksum_sha256().is_some_and(|theirs| theirs != sum) {
@@ -389,8 +391,16 @@ impl Upload for S3Upload {
         let written = (std::mem::take(&mut self.hasher).finish(), self.size);
         let answer = match agree(&self.key, written, (digest, size)) {
             Ok(()) if self.failed => Err(self.unusable()),
-            Ok(()) if self.multipart.is_none() => self.put_whole().await,
-            Ok(()) => self.complete(size).await,
+            Ok(()) if self.multipart.is_some() => self.complete(size).await,
+            Ok(()) => match self.filling.close().await {
+                Ok(Body::Memory(body)) => self.put_whole(body).await,
+                // It was begun for an object that was expected to be much larger.
+                Ok(body @ Body::File { .. }) => match self.send(body).await {
+                    Ok(()) => self.complete(size).await,
+                    Err(error) => Err(error),
+                },
+                Err(error) => Err(error),
+            },
             Err(error) => Err(error),
         };
         if answer.is_ok() {
