@@ -320,7 +320,7 @@ pub struct Restore {
     /// Replace an existing database (its name must be typed)
     #[arg(long, conflicts_with = "table")]
     pub replace: bool,
-    /// Name of the new table [default: NAME_restored]
+    /// Name of the new table [default: NAME_restored]; its own name where it is gone, and all that was its own comes back
     #[arg(long, value_name = "SCHEMA.NAME", requires = "table")]
     pub r#as: Option<String>,
     /// Bring the rows into the existing table

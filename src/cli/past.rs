@@ -45,7 +45,8 @@ pub async fn run(app: &App, arguments: &Restore, output: &Output) -> Result<Code
         None => None,
     };
     show(&done, (planned, chain.as_ref()), (app, &target), &table, output);
-    Ok(restore::code_of(chain.as_ref()))
+    let of_table = done.table.1.as_ref().map_or(0, restore::code_of_table);
+    Ok(restore::code_of(chain.as_ref()).max(of_table))
 }
 
 fn show(
@@ -85,6 +86,7 @@ fn show(
             };
             let told = format!("{} {what} at {}: {} rows", restored.target, target.target, restored.rows());
             lines.push(output.paint(Tone::Good, &told));
+            lines.extend(restore::unrestored_lines(restored, output));
         }
         lines.extend(chain.into_iter().flat_map(|chain| restore::chain_lines(chain, output)));
         let last = done.started.last_commit.map_or("none".to_owned(), precise);

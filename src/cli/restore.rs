@@ -124,7 +124,7 @@ async fn restore_table(
             let from = format!("from the backup {}", choice.artifact.name);
             let chain = chain_of_table(app, (&restored, &options.mode), (doors, state), &from, setting).await;
             show(&restored, chain.as_ref(), output);
-            return Ok(code_of(chain.as_ref()));
+            return Ok(code_of(chain.as_ref()).max(code_of_table(&restored)));
         }
         (None, Some(plan)) => {
             output.result(&plan_json(&plan), || plan_text(&plan, &options.mode, "the backup"));
@@ -163,6 +163,22 @@ pub(super) fn code_of(chain: Option<&RestoredChain>) -> Code {
         Some(chain) if !chain.is_settled() => FailureKind::Findings.exit_code(),
         _ => 0,
     }
+}
+
+/// Exit code 3 where something of a table that was gone did not come back.
+pub(super) fn code_of_table(restored: &Restored) -> Code {
+    if restored.unrestored.failed.is_empty() { 0 } else { FailureKind::Findings.exit_code() }
+}
+
+/// What did not come back, a line each.
+pub(super) fn unrestored_lines(restored: &Restored, output: &Output) -> Vec<String> {
+    let failed = restored.unrestored.failed.iter();
+    let failed = failed.map(|what| output.paint(Tone::Warning, &format!("  NOT restored: {what}")));
+    let others = &restored.unrestored.others;
+    let others = (!others.is_empty()).then(|| {
+        format!("  left as they are: {} (what DROP … CASCADE took of them is in the schema object)", others.join(", "))
+    });
+    failed.chain(others).collect()
 }
 
 /// What is to be told of the audit chain, a line each.
@@ -226,7 +242,8 @@ pub(super) fn json_of(restored: &Restored) -> serde_json::Value {
         restored.phases.iter().map(|(name, seconds)| json!({"phase": name, "seconds": seconds})).collect();
     json!({
         "restored": restored.target, "rows": restored.rows(), "proofs": restored.proofs, "phases": phases,
-        "not_exact": restored.inexact,
+        "not_exact": restored.inexact, "not_restored": restored.unrestored.failed,
+        "left_as_they_are": restored.unrestored.others,
     })
 }
 
@@ -245,7 +262,8 @@ fn show(restored: &Restored, chain: Option<&RestoredChain>, output: &Output) {
         });
         let phases = restored.phases.iter().map(|(name, seconds)| format!("  {name}: {seconds:.1} s"));
         let chain = chain.map(|chain| chain_lines(chain, output)).unwrap_or_default();
-        let told = std::iter::once(output.paint(Tone::Good, &equal)).chain(inexact).chain(chain).chain(phases);
+        let told = std::iter::once(output.paint(Tone::Good, &equal)).chain(inexact);
+        let told = told.chain(unrestored_lines(restored, output)).chain(chain).chain(phases);
         told.collect::<Vec<_>>().join("\n")
     });
 }

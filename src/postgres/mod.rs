@@ -3,6 +3,7 @@
 //! Must not know storage, encryption or the verbs. Queries live in `sql/`, one per file, and are read at build time.
 //! The surprising thing: what is to be dumped is found and locked before the snapshot is taken, never after.
 
+pub mod archive_list;
 pub mod archiver;
 pub mod audit;
 pub mod base_backup;

@@ -51,15 +51,12 @@ pub fn schema(tools: &ClientTools, environment: &ChildEnvironment, coordinator: 
     spec(&tools.pg_dump.path, arguments, environment, "pg_dump --schema-only")
 }
 
-/// The definition of one table, as an archive; no rows. Of the server as it is: nobody may be changing it.
-pub fn table_schema(tools: &ClientTools, environment: &ChildEnvironment, table: &QualifiedTable) -> ChildSpec {
-    let arguments: Vec<OsString> = vec![
-        "--format=custom".into(),
-        "--compress=0".into(),
-        "--no-password".into(),
-        "--schema-only".into(),
-        format!("--table={}", table.quoted()).into(),
-    ];
+/// The definitions of `tables` and what belongs to them, as an archive; no rows. Of the server as it is: nobody may be
+/// changing it.
+pub fn table_schema(tools: &ClientTools, environment: &ChildEnvironment, tables: &[QualifiedTable]) -> ChildSpec {
+    let mut arguments: Vec<OsString> =
+        ["--format=custom", "--compress=0", "--no-password", "--schema-only"].map(OsString::from).to_vec();
+    arguments.extend(tables.iter().map(|table| format!("--table={}", table.quoted()).into()));
     spec(&tools.pg_dump.path, arguments, environment, "pg_dump --schema-only")
 }
 

@@ -68,6 +68,24 @@ pub fn list(tools: &ClientTools, file: &Path) -> ChildSpec {
     script(tools, ["--create".into(), "--list".into(), "--".into(), file.into()], "pg_restore --list")
 }
 
+/// pg_restore that lists the entry which makes `table` in the archive `file`.
+pub fn list_table(tools: &ClientTools, table: &QualifiedTable, file: &Path) -> ChildSpec {
+    let (schema, name) = (format!("--schema={}", table.schema), format!("--table={}", table.name));
+    script(tools, ["--list".into(), schema.into(), name.into(), "--".into(), file.into()], "pg_restore --list")
+}
+
+/// pg_restore that lists the entries of the archive `file` with what each depends on.
+pub fn list_with_dependencies(tools: &ClientTools, file: &Path) -> ChildSpec {
+    script(tools, ["--list".into(), "--verbose".into(), "--".into(), file.into()], "pg_restore --list")
+}
+
+/// pg_restore that prints the entries of the archive `file` that the file `chosen` lists; none of the database itself.
+pub fn entries_script(tools: &ClientTools, chosen: &Path, file: &Path) -> ChildSpec {
+    let mut list = OsString::from("--use-list=");
+    list.push(chosen);
+    script(tools, [list, "--file=-".into(), "--".into(), file.into()], "pg_restore --use-list")
+}
+
 /// pg_restore that prints those entries of the archive `file` that the file `chosen` lists.
 pub fn chosen_script(tools: &ClientTools, chosen: &Path, file: &Path) -> ChildSpec {
     let mut list = OsString::from("--use-list=");
@@ -76,7 +94,7 @@ pub fn chosen_script(tools: &ClientTools, chosen: &Path, file: &Path) -> ChildSp
     script(tools, arguments, "pg_restore --use-list")
 }
 
-/// pg_restore of the entries that the first of `files` lists, out of the archive that is the second, into `database`.
+/// pg_restore of those entries of the archive `file` that the file `chosen` lists, into `database`.
 pub fn chosen_into(
     tools: &ClientTools,
     environment: &ChildEnvironment,
@@ -145,7 +163,7 @@ impl LargeObjectEntry {
 /// The SQL statements of a script that pg_restore printed, without psql's own commands and without comments. Made for
 /// statements without dollar quotes, with literals as standard_conforming_strings has them.
 pub fn statements(script: &str) -> Vec<String> {
-    let (mut statements, mut statement, mut quote) = (Vec::new(), String::new(), None);
+    let (mut statements, mut statement, mut quote, mut depth) = (Vec::new(), String::new(), None, 0_i32);
     for line in script.split_inclusive('\n') {
         let blank = line.trim().is_empty();
         if statement.is_empty() && (blank || line.starts_with('\\') || line.starts_with("--")) {
@@ -157,10 +175,17 @@ pub fn statements(script: &str) -> Vec<String> {
                 (Some(open), _) if open == character => None,
                 (open, _) => open,
             };
+            // A rule may have several statements, in parentheses.
+            depth += match (quote, character) {
+                (None, '(') => 1,
+                (None, ')') => -1,
+                _ => 0,
+            };
         }
         statement.push_str(line);
-        if quote.is_none() && line.trim_end().ends_with(';') {
+        if quote.is_none() && depth <= 0 && line.trim_end().ends_with(';') {
             statements.push(std::mem::take(&mut statement).trim_end().trim_end_matches(';').to_owned());
+            depth = 0;
         }
     }
     statements
@@ -248,6 +273,13 @@ mod tests {
                 "COMMENT ON DATABASE x IS ''",
             ]
         );
+    }
+
+    #[test]
+    fn a_rule_of_several_statements_is_one() {
+        let rule =
+            "CREATE RULE r AS\n    ON DELETE TO public.t DO ( DELETE FROM public.\"u (\";\n DELETE FROM public.u;\n)";
+        assert_eq!(statements(&format!("{rule};\nSELECT ')';\n")), [rule, "SELECT ')'"]);
     }
 
     #[test]

@@ -22,6 +22,24 @@ pub async fn find(client: &Client, name: &TableName) -> Result<Vec<(QualifiedTab
     Ok(rows.iter().map(table).collect())
 }
 
+/// `table` and every partition below it.
+pub async fn tree(client: &Client, table: &QualifiedTable) -> Result<Vec<QualifiedTable>, PostgresError> {
+    let rows = client.query(include_str!("../../sql/table/tree.sql"), &[&table.quoted()]).await?;
+    Ok(rows.iter().map(|row| QualifiedTable::new(row.get::<_, String>(0), row.get::<_, String>(1))).collect())
+}
+
+/// The sequences that belong to columns of `table` or of a partition below it.
+pub async fn owned_sequences(client: &Client, table: &QualifiedTable) -> Result<Vec<QualifiedTable>, PostgresError> {
+    let rows = client.query(include_str!("../../sql/table/owned_sequences.sql"), &[&table.quoted()]).await?;
+    Ok(rows.iter().map(|row| QualifiedTable::new(row.get::<_, String>(0), row.get::<_, String>(1))).collect())
+}
+
+/// The value that `sequence` has.
+pub async fn sequence_value(client: &Client, sequence: QualifiedTable) -> Result<SequenceRecord, PostgresError> {
+    let row = client.query_one(&format!("SELECT last_value, is_called FROM {}", sequence.quoted()), &[]).await?;
+    Ok(SequenceRecord { sequence, last_value: row.get(0), is_called: row.get(1) })
+}
+
 /// The columns of `table` that COPY lists, in order.
 pub async fn columns(client: &Client, table: &QualifiedTable) -> Result<Vec<String>, PostgresError> {
     let rows = client.query(include_str!("../../sql/table/columns.sql"), &[&table.quoted()]).await?;

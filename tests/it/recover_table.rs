@@ -145,9 +145,11 @@ fn tables_that_are_gone_altered_partitioned_or_oddly_named_come_back_as_they_wer
     assert!(gone["error"]["hint"].as_str().unwrap().contains("--as customers"), "{gone}");
     restore(&desk, 0, &at, &["--table", "customers", "--as", "customers"]);
     assert_eq!(sum("customers"), before[0]);
-    let key =
-        "SELECT pg_get_constraintdef(oid) FROM pg_constraint WHERE conrelid = 'customers'::regclass AND contype = 'p'";
-    assert_eq!(desk.site.ask(key), "PRIMARY KEY (id)");
+    let own = "SELECT (SELECT string_agg(conname, ' ' ORDER BY conname) FROM pg_constraint WHERE conrelid = 'customers'::regclass), \
+        (SELECT string_agg(tgname, ' ') FROM pg_trigger WHERE tgrelid = 'customers'::regclass AND NOT tgisinternal), \
+        (SELECT last_value FROM customers_id_seq)";
+    let constraints = "customers_email_key customers_pkey customers_referred_by_fkey|touch|500";
+    assert_eq!(desk.site.ask(own), constraints, "it comes back whole, its sequence with its value");
 
     let altered = restore(&desk, 1, &at, &["--table", "orders", "--mode", "merge"]);
     let message = altered["error"]["message"].as_str().unwrap();

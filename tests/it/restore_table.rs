@@ -234,6 +234,159 @@ async fn a_table_that_is_gone_comes_back_in_its_form_under_any_name() {
     assert_eq!(site.ask(left), "customers customers_restored events_restored left_out odd orders");
 }
 
+/// Everything that can belong to a table, on `thing`, and others that have to do with it.
+const BELONGINGS: &str = "
+    CREATE ROLE app; CREATE ROLE \"odd reader\"; CREATE ROLE passing;
+    CREATE FUNCTION noted() RETURNS trigger LANGUAGE plpgsql AS $$BEGIN RETURN NEW; END$$;
+    CREATE FUNCTION vanishing() RETURNS trigger LANGUAGE plpgsql AS $$BEGIN RETURN NEW; END$$;
+    CREATE SCHEMA \"side room\";
+    CREATE TABLE kinds (id int PRIMARY KEY); INSERT INTO kinds VALUES (1), (2);
+    CREATE TABLE thing (
+        id bigint GENERATED ALWAYS AS IDENTITY (START WITH 10 INCREMENT BY 5),
+        number serial, kind int NOT NULL REFERENCES kinds, name text DEFAULT 'it''s; (new', wide numeric, parent bigint,
+        doubled numeric GENERATED ALWAYS AS (wide * 2) STORED,
+        CONSTRAINT \"thing's key\" PRIMARY KEY (id), CONSTRAINT named CHECK (name <> 'x;('))
+        WITH (fillfactor = 70);
+    CREATE TABLE \"thing x\" (id int); CREATE TRIGGER other BEFORE INSERT ON \"thing x\" FOR EACH ROW EXECUTE FUNCTION noted();
+    ALTER TABLE thing ADD CONSTRAINT up FOREIGN KEY (parent) REFERENCES thing;
+    CREATE UNIQUE INDEX thing_name ON thing (lower(name), number) WHERE kind > 0;
+    CREATE INDEX \"idx; (odd\" ON thing USING brin (wide); CREATE INDEX thing_kind ON thing (kind); ALTER TABLE thing CLUSTER ON thing_kind;
+    ALTER TABLE thing ALTER COLUMN wide SET STATISTICS 77, ALTER COLUMN name SET STORAGE external;
+    CREATE STATISTICS thing_statistics (dependencies) ON kind, name FROM thing;
+    CREATE TRIGGER noted AFTER UPDATE OF name ON thing FOR EACH ROW WHEN (NEW.name = 'a;(''b') EXECUTE FUNCTION noted();
+    CREATE TRIGGER always BEFORE INSERT ON thing FOR EACH ROW EXECUTE FUNCTION noted();
+    ALTER TABLE thing ENABLE ALWAYS TRIGGER always; ALTER TABLE thing DISABLE TRIGGER noted;
+    CREATE RULE twice AS ON DELETE TO thing WHERE OLD.id < 0
+        DO (DELETE FROM kinds WHERE id = -1; DELETE FROM kinds WHERE id = -2);
+    CREATE POLICY mine ON thing FOR SELECT TO app USING (kind IN (SELECT id FROM kinds));
+    ALTER TABLE thing ENABLE ROW LEVEL SECURITY, FORCE ROW LEVEL SECURITY, REPLICA IDENTITY USING INDEX \"thing's key\";
+    COMMENT ON TABLE thing IS E'two\\nlines; (and a '' quote'; COMMENT ON COLUMN thing.wide IS 'how wide';
+    COMMENT ON INDEX thing_name IS 'by name'; COMMENT ON TRIGGER noted ON thing IS 'a note'; COMMENT ON CONSTRAINT named ON thing IS 'c';
+    ALTER TABLE thing OWNER TO app; GRANT SELECT ON thing TO \"odd reader\" WITH GRANT OPTION;
+    GRANT UPDATE (name, wide) ON thing TO \"odd reader\"; GRANT USAGE ON SEQUENCE thing_number_seq TO \"odd reader\";
+    REVOKE DELETE ON thing FROM app; GRANT SELECT, DELETE ON kinds TO app;
+    INSERT INTO thing (kind, name, wide) SELECT n % 2 + 1, 'thing ' || n, n / 3.0 FROM generate_series(1, 300) n;
+    UPDATE thing SET parent = id - 5 WHERE id > 10;
+    CREATE VIEW things AS SELECT id, name FROM thing; CREATE TABLE uses (thing bigint CONSTRAINT uses_thing REFERENCES thing);
+    CREATE PUBLICATION told FOR TABLE thing;";
+
+/// Rows, and the form, of the tables whose names begin with `thing`: what pg_dump says of each.
+fn form_of(site: &Site, tables: &[&str]) -> String {
+    let mut program = std::process::Command::new(site.tools().pg_dump.path);
+    program.args(["--schema-only", "--dbname=shop", "--username=postgres", "--host"]);
+    program.arg(site.connection().host().to_string());
+    program.arg(format!("--port={}", site.connection().port())).env_clear();
+    program.args(tables.iter().map(|table| format!("--table={table}")));
+    let output = program.output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let script = String::from_utf8(output.stdout).unwrap();
+    let kept = script.lines().filter(|line| !line.starts_with("\\") && !line.starts_with("--") && !line.is_empty());
+    kept.map(|line| format!("{line}\n")).collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_table_that_is_gone_comes_back_under_its_own_name_with_everything_that_was_its_own() {
+    for with_increment in [false, true] {
+        let site = Site::new();
+        site.ask(BELONGINGS);
+        let options = dump::Options { tables: Vec::new(), ..site.dump_options() };
+        dump::run(&options, &site.dump_doors(), &site.setting()).await.unwrap();
+        if with_increment {
+            site.ask("UPDATE thing SET wide = 7 WHERE id < 100; INSERT INTO thing (kind) VALUES (2); DELETE FROM thing WHERE id = 1505");
+            let options = dump::Options { tables: Vec::new(), ..site.increment_options() };
+            dbagent::ops::increment::run(&options, &site.dump_doors(), None, &site.setting()).await.unwrap();
+            let newest = site.artifacts("local").await.pop().unwrap();
+            assert_eq!(newest.manifest.verb, dbagent::model::verb::Verb::Increment);
+        }
+        let query = "SELECT count(*), sum(hashtext(t::text)) FROM thing t";
+        let (rows, form) = (site.ask(query), form_of(&site, &["thing", "\"thing x\""]));
+        assert!(
+            form.contains("CREATE POLICY") && form.contains("SET STATISTICS 77") && form.contains("OWNED BY"),
+            "{form}"
+        );
+        site.ask("DROP TABLE thing CASCADE");
+        let name = TableMode::Beside(Some("thing".parse().unwrap()));
+        let restored = restore(&site, "thing", name, false).await.unwrap().1.unwrap();
+        assert_eq!(restored.unrestored.failed, Vec::<String>::new());
+        assert_eq!(site.ask(query), rows);
+        assert_eq!(form_of(&site, &["thing", "\"thing x\""]), form, "increment: {with_increment}");
+        let others = restored.unrestored.others.join("\n");
+        assert!(["VIEW public things", "uses_thing", "told"].iter().all(|other| others.contains(other)), "{others}");
+        assert!(!others.contains("INDEX") && !others.contains("TRIGGER"), "{others}");
+        let next = site.ask("INSERT INTO thing (kind) VALUES (1) RETURNING id, number");
+        let expected = if with_increment { "1515|302" } else { "1510|301" };
+        assert_eq!(next.lines().next().unwrap(), expected, "sequences go on where they were");
+        let left = "SELECT count(*) FROM pg_class WHERE relname LIKE 'dbagent%'";
+        assert_eq!(site.ask(left), "0");
+        assert_eq!(
+            std::fs::read_dir(site.root())
+                .unwrap()
+                .filter(|entry| { entry.as_ref().unwrap().file_name().to_string_lossy().starts_with("dbagent-schema") })
+                .count(),
+            0
+        );
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_of_a_table_that_is_gone_cannot_come_back_is_named_and_keeps_nothing_else_back() {
+    let site = Site::new();
+    site.ask(BELONGINGS);
+    site.ask(
+        "CREATE TRIGGER v BEFORE INSERT ON thing FOR EACH ROW EXECUTE FUNCTION vanishing(); GRANT SELECT ON thing TO passing",
+    );
+    let options = dump::Options { tables: Vec::new(), ..site.dump_options() };
+    dump::run(&options, &site.dump_doors(), &site.setting()).await.unwrap();
+    let query = "SELECT count(*), sum(hashtext(t::text)) FROM thing t";
+    let rows = site.ask(query);
+    site.ask("DROP TABLE thing CASCADE; DROP FUNCTION vanishing(); DROP ROLE passing; DELETE FROM kinds WHERE id = 2");
+    let name = TableMode::Beside(Some("thing".parse().unwrap()));
+    let restored = restore(&site, "thing", name, false).await.unwrap().1.unwrap();
+    assert!(restored.proofs.iter().all(|proof| proof.holds()));
+    assert_eq!(site.ask(query), rows);
+    let failed = restored.unrestored.failed;
+    let named = |what: &str, why: &str| failed.iter().any(|each| each.contains(what) && each.contains(why));
+    assert!(named("CREATE TRIGGER v ", "vanishing"), "{failed:?}");
+    assert!(named("ADD CONSTRAINT thing_kind_fkey", "violates foreign key"), "{failed:?}");
+    assert!(named("TO passing", "does not exist"), "{failed:?}");
+    assert_eq!(failed.len(), 3, "{failed:?}");
+    let form = form_of(&site, &["thing"]);
+    assert!(["CREATE POLICY", "thing_name", "CREATE TRIGGER noted"].iter().all(|each| form.contains(each)), "{form}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_partitioned_table_that_is_gone_comes_back_partitioned_and_a_partition_by_itself() {
+    let site = Site::new();
+    site.ask(PARTS);
+    site.ask(
+        "CREATE INDEX parts_what ON parts (what); CREATE TABLE parts_mid PARTITION OF parts FOR VALUES FROM (200) TO (300) \
+             PARTITION BY LIST (id); \
+         CREATE TABLE parts_mid_all PARTITION OF parts_mid DEFAULT; \
+         CREATE TRIGGER touched BEFORE UPDATE ON parts FOR EACH ROW EXECUTE FUNCTION touch(); \
+         COMMENT ON TABLE parts_low IS 'the low ones'; INSERT INTO parts VALUES (150, 'h'), (250, 'm')",
+    );
+    let options = dump::Options { tables: Vec::new(), ..site.dump_options() };
+    dump::run(&options, &site.dump_doors(), &site.setting()).await.unwrap();
+    let query = "SELECT tableoid::regclass::text, count(*), sum(hashtext(p::text)) FROM parts p GROUP BY 1 ORDER BY 1";
+    let (rows, form) = (site.ask(query), form_of(&site, &["parts", "parts_*"]));
+    site.ask("DROP TABLE parts CASCADE");
+    let whole = TableMode::Beside(Some("parts".parse().unwrap()));
+    let restored = restore(&site, "parts", whole, false).await.unwrap().1.unwrap();
+    assert_eq!(restored.unrestored.failed, Vec::<String>::new());
+    assert_eq!((site.ask(query), form_of(&site, &["parts", "parts_*"])), (rows, form));
+
+    // A partition by itself is not attached: that would change another table. How is said.
+    let low = "SELECT count(*), sum(hashtext(p::text)) FROM parts_low p";
+    let rows = site.ask(low);
+    site.ask("DROP TABLE parts_low");
+    let one = TableMode::Beside(Some("parts_low".parse().unwrap()));
+    let restored = restore(&site, "parts_low", one, false).await.unwrap().1.unwrap();
+    assert_eq!((site.ask(low), site.ask("SELECT count(*) FROM parts")), (rows, "2".to_owned()));
+    let others = restored.unrestored.others.join("\n");
+    assert!(others.contains("TABLE ATTACH public parts_low"), "{others}");
+    site.ask("ALTER TABLE parts ATTACH PARTITION parts_low FOR VALUES FROM (0) TO (100)");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_table_whose_types_are_gone_too_is_refused_with_a_way_out_and_leaves_nothing() {
     let site = Site::new();

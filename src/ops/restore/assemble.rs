@@ -13,34 +13,37 @@ use crate::model::table::QualifiedTable;
 use crate::ops::Setting;
 use crate::ops::restore::Doors;
 use crate::ops::restore::source::Choice;
-use crate::postgres::Session;
 use crate::postgres::tables::column_list;
+use crate::postgres::{PostgresError, Session};
 use crate::steps::load_dump::{self, Routing};
 use crate::steps::replay::{Place, Replay};
 
-/// Rows put together, in the temporary tables of a session.
+/// Rows put together, in temporary tables of a session.
 pub(super) struct Assembled {
-    /// The session that has them.
-    pub(super) session: Session,
     /// What they add up to.
     pub(super) sum: TableSum,
     tables: Vec<String>,
 }
 
 impl Assembled {
-    /// Puts all rows into `target`, quoted SQL.
-    pub(super) async fn insert_into(&self, target: &str, columns: &[String]) -> Result<(), Failure> {
+    /// Puts all rows into `target`, quoted SQL, over the session that has them.
+    pub(super) async fn insert_into(
+        &self,
+        session: &Session,
+        target: &str,
+        columns: &[String],
+    ) -> Result<(), PostgresError> {
         let columns = column_list(columns);
         for table in &self.tables {
             let statement =
                 format!("INSERT INTO {target} ({columns}) OVERRIDING SYSTEM VALUE SELECT {columns} FROM {table}");
-            self.session.batch(&statement).await?;
+            session.batch(&statement).await?;
         }
         Ok(())
     }
 }
 
-/// Puts the relations of `lineages` together; `like` (quoted SQL) is a table with their columns.
+/// Puts the relations of `lineages` together, which commits several times; `like` (quoted SQL) is a table with their columns.
 pub(super) async fn assemble(
     choice: &Choice,
     lineages: &[Lineage],
@@ -48,7 +51,7 @@ pub(super) async fn assemble(
     session: Session,
     doors: &Doors,
     setting: &Setting,
-) -> Result<Assembled, Failure> {
+) -> Result<(Session, Assembled), Failure> {
     let mut places = BTreeMap::new();
     for lineage in lineages {
         let table = format!("pg_temp.dbagent_relation_{}", lineage.oid);
@@ -71,7 +74,7 @@ pub(super) async fn assemble(
     }
     let mut sum = TableSum::default();
     replay.sums().values().for_each(|part| sum.merge(part));
-    Ok(Assembled { session, sum, tables })
+    Ok((session, Assembled { sum, tables }))
 }
 
 /// Each relation's rows into its own temporary table.

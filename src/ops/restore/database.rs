@@ -17,7 +17,7 @@ use crate::model::table::QualifiedTable;
 use crate::ops::Setting;
 use crate::ops::restore::large_objects::LargeObjects;
 use crate::ops::restore::source::Choice;
-use crate::ops::restore::{Doors, Restored, properties};
+use crate::ops::restore::{Doors, Restored, Unrestored, properties};
 use crate::postgres::{Connection, PostgresError, Session, copy, databases, pg_restore, tables};
 use crate::steps::load_dump::{self, Routing};
 use crate::steps::prove;
@@ -178,7 +178,8 @@ impl Work<'_> {
         let ((), proofs) = tokio::try_join!(self.analyze(), proving)?;
         prove::require_equal(&proofs)?;
         phases.end("statistics and proof");
-        Ok(Restored { target: String::new(), proofs, inexact, phases: phases.done, places_cut: None })
+        let unrestored = Unrestored::default();
+        Ok(Restored { target: String::new(), proofs, inexact, unrestored, phases: phases.done, places_cut: None })
     }
 
     async fn pg_restore(&self, section: &str, schema: &SchemaFile) -> Result<(), Failure> {

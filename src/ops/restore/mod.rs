@@ -4,6 +4,7 @@
 //! has a name that says so until it is proven equal, and the proof against the manifest always comes last.
 
 mod assemble;
+mod belongings;
 mod coverage;
 mod database;
 mod form;
@@ -25,6 +26,7 @@ use crate::pipeline::openpgp::DecryptionKeys;
 use crate::postgres::{ClientTools, Connection};
 use crate::steps::prove::Proof;
 
+pub use belongings::Unrestored;
 pub use database::{DatabaseOptions, require_free_target, restore_database};
 pub use past::Past;
 pub use source::{Choice, choose};
@@ -71,6 +73,8 @@ pub struct Restored {
     pub proofs: Vec<Proof>,
     /// Tables whose increments were not exact: they may hold rows that were gone, and lack late ones.
     pub inexact: Vec<QualifiedTable>,
+    /// What of a table that was gone did not come back.
+    pub unrestored: Unrestored,
     /// Seconds that each phase took, in order.
     pub phases: Vec<(&'static str, f64)>,
     /// Where rows of a chained audit log were brought back in place: how many places of its chain went, those after its last

@@ -3,7 +3,8 @@
 use crate::model::digest::TableSum;
 use crate::model::event::Event;
 use crate::model::failure::{Failure, FailureKind};
-use crate::model::table::TableName;
+use crate::model::manifest::SequenceRecord;
+use crate::model::table::{QualifiedTable, TableName};
 use crate::ops::Setting;
 use crate::ops::restore::Doors;
 use crate::ops::restore::properties::output;
@@ -46,10 +47,27 @@ impl<'a> PastTable<'a> {
         Ok((Self { past, partitioned, encoding, rows }, Subject { table, columns, key }))
     }
 
-    /// The schema of the table alone, as pg_dump archives it.
+    /// The schema of the table and its partitions alone, as pg_dump archives it.
     pub(super) async fn schema(&self, subject: &Subject, doors: &Doors) -> Result<Vec<u8>, Failure> {
+        let tree = self.tree(subject).await?;
         let environment = self.past.connection.child_environment()?;
-        output(pg_dump::table_schema(&doors.tools, &environment, &subject.table)).await
+        output(pg_dump::table_schema(&doors.tools, &environment, &tree)).await
+    }
+
+    /// The table and every partition below it.
+    pub(super) async fn tree(&self, subject: &Subject) -> Result<Vec<QualifiedTable>, Failure> {
+        let session = self.past.connection.connect().await?;
+        Ok(tables::tree(session.client(), &subject.table).await?)
+    }
+
+    /// The values of its sequences.
+    pub(super) async fn sequences(&self, subject: &Subject) -> Result<Vec<SequenceRecord>, Failure> {
+        let session = self.past.connection.connect().await?;
+        let mut values = Vec::new();
+        for sequence in tables::owned_sequences(session.client(), &subject.table).await? {
+            values.push(tables::sequence_value(session.client(), sequence).await?);
+        }
+        Ok(values)
     }
 
     /// Whether the live table has columns of other names or types.

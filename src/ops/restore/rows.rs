@@ -8,10 +8,10 @@ use std::collections::BTreeSet;
 use crate::model::digest::TableSum;
 use crate::model::failure::{Failure, FailureKind};
 use crate::model::lineage::{Lineage, inexact};
-use crate::model::manifest::{ObjectRole, TableRecord};
+use crate::model::manifest::{ObjectRole, SequenceRecord, TableRecord};
 use crate::model::table::{QualifiedTable, TableName};
 use crate::ops::Setting;
-use crate::ops::restore::assemble::assemble;
+use crate::ops::restore::assemble::{Assembled, assemble};
 use crate::ops::restore::past::PastTable;
 use crate::ops::restore::source::Choice;
 use crate::ops::restore::{Doors, leaves};
@@ -75,19 +75,60 @@ impl Rows<'_> {
         }
     }
 
-    /// Brings the rows into `target` (quoted SQL), whose COPY is `statement`. Gives the session back, and what the rows
-    /// must add up to.
-    pub(super) async fn bring(
+    /// The table and every partition below it, as they were called.
+    pub(super) async fn tree(&self, subject: &Subject) -> Result<Vec<QualifiedTable>, Failure> {
+        match self {
+            Self::Backup(table) => Ok(below(&table.choice.manifest().tables, &subject.table)),
+            Self::Past(table) => table.tree(subject).await,
+        }
+    }
+
+    /// What sequences had as values; of others than the table's too.
+    pub(super) async fn sequences(&self, subject: &Subject) -> Result<Vec<SequenceRecord>, Failure> {
+        match self {
+            Self::Backup(table) => Ok(table.choice.manifest().sequences.clone()),
+            Self::Past(table) => table.sequences(subject).await,
+        }
+    }
+
+    /// Does what commits by itself, before the transaction of the rows: increments are put onto their full dump in
+    /// temporary tables. `like` (quoted SQL) is a table with their columns.
+    pub(super) async fn prepare(
         &self,
         subject: &Subject,
         session: Session,
+        like: &str,
+        doors: &Doors,
+        setting: &Setting,
+    ) -> Result<(Session, Option<Assembled>), Failure> {
+        match self {
+            Self::Backup(table) if table.choice.increments().next().is_some() => {
+                setting.events.step(format!("putting {} together", subject.table));
+                let lineages = table.lineages()?;
+                let (session, assembled) = assemble(table.choice, &lineages, like, session, doors, setting).await?;
+                Ok((session, Some(assembled)))
+            }
+            Self::Backup(_) | Self::Past(_) => Ok((session, None)),
+        }
+    }
+
+    /// Brings the rows into `target` (quoted SQL), whose COPY is `statement`, out of what was prepared where something was.
+    /// Gives the session back, and what the rows must add up to.
+    pub(super) async fn bring(
+        &self,
+        subject: &Subject,
+        (session, prepared): (Session, Option<Assembled>),
         (target, statement): (&str, String),
         doors: &Doors,
         setting: &Setting,
     ) -> Result<(Session, TableSum), Failure> {
-        match self {
-            Self::Backup(table) => table.bring(subject, session, (target, statement), doors, setting).await,
-            Self::Past(table) => table.bring(subject, session, &statement, setting).await,
+        match (self, prepared) {
+            (_, Some(assembled)) => {
+                assembled.insert_into(&session, target, &subject.columns).await?;
+                Ok((session, assembled.sum))
+            }
+            (Self::Backup(table), None) => table.load(subject, session, statement, doors, setting).await,
+            (Self::Past(table), None) => table.bring(subject, session, &statement, setting).await,
         }
     }
 }
@@ -129,29 +170,35 @@ impl<'a> BackupTable<'a> {
         Ok(inexact(&self.lineages()?))
     }
 
-    /// By COPY, or out of what full and increments make.
-    async fn bring(
+    /// By COPY, straight out of the full dump.
+    async fn load(
         &self,
         subject: &Subject,
         session: Session,
-        (target, statement): (&str, String),
+        statement: String,
         doors: &Doors,
         setting: &Setting,
     ) -> Result<(Session, TableSum), Failure> {
-        if self.choice.increments().next().is_none() {
-            setting.events.step(format!("loading {}", subject.table));
-            let source = self.choice.open(self.choice.full(), ObjectRole::Data, doors).await?;
-            let wanted = self.records.iter().map(|record| record.table.clone()).collect();
-            let routing = Box::new(Into { statement, wanted });
-            let sessions = load_dump::load(source, vec![session], routing, setting.events.clone()).await?;
-            let lost = || Failure::new(FailureKind::Failed, "keep the session that holds the rows");
-            return Ok((sessions.into_iter().next().ok_or_else(lost)?, self.sum));
-        }
-        setting.events.step(format!("putting {} together", subject.table));
-        let assembled = assemble(self.choice, &self.lineages()?, target, session, doors, setting).await?;
-        assembled.insert_into(target, &subject.columns).await?;
-        Ok((assembled.session, assembled.sum))
+        setting.events.step(format!("loading {}", subject.table));
+        let source = self.choice.open(self.choice.full(), ObjectRole::Data, doors).await?;
+        let wanted = self.records.iter().map(|record| record.table.clone()).collect();
+        let routing = Box::new(Into { statement, wanted });
+        let sessions = load_dump::load(source, vec![session], routing, setting.events.clone()).await?;
+        let lost = || Failure::new(FailureKind::Failed, "keep the session that holds the rows");
+        Ok((sessions.into_iter().next().ok_or_else(lost)?, self.sum))
     }
+}
+
+/// `table` and every partition below it, of those in `records`.
+fn below(records: &[TableRecord], table: &QualifiedTable) -> Vec<QualifiedTable> {
+    let mut tree = vec![table.clone()];
+    let mut at = 0;
+    while let Some(parent) = tree.get(at).cloned() {
+        let children = records.iter().filter(|record| record.partition_of.as_ref() == Some(&parent));
+        tree.extend(children.map(|record| record.table.clone()));
+        at += 1;
+    }
+    tree
 }
 
 fn find(name: &TableName, records: &[TableRecord]) -> Result<QualifiedTable, Failure> {

@@ -1,19 +1,22 @@
 //! One table: beside the one that is there, merged into it, or made equal to what it was.
 //!
-//! Beside touches nothing else. Merge and replace load the rows into a temporary table and apply exactly the difference
-//! in one transaction under the table's lock, proven before it commits. Nothing is ever cascaded.
+//! Beside touches nothing else; a table that is gone comes back under its own name with everything that was its own. Merge
+//! and replace load the rows into a temporary table and apply exactly the difference. All of it is one transaction (under
+//! the table's lock where there is one), proven before it commits. Nothing is ever cascaded.
 
 use crate::model::digest::TableSum;
 use crate::model::failure::{Failure, FailureKind};
 use crate::model::table::{QualifiedTable, TableName};
 use crate::ops::Setting;
+use crate::ops::restore::assemble::Assembled;
+use crate::ops::restore::belongings::Belongings;
 use crate::ops::restore::past::{Past, PastTable};
 use crate::ops::restore::rows::{BackupTable, Rows, Subject};
 use crate::ops::restore::source::Choice;
-use crate::ops::restore::{Doors, Restored, form};
+use crate::ops::restore::{Doors, Restored, Unrestored, form};
 use crate::postgres::audit::settle::{Settled, settle};
 use crate::postgres::difference::{Counts, Difference, Referenced, STAGING};
-use crate::postgres::{Session, copy, databases, tables};
+use crate::postgres::{Session, copy, tables};
 use crate::steps::prove::{self, Proof};
 
 /// What becomes of rows that are there.
@@ -124,6 +127,17 @@ fn new_name(table: &QualifiedTable, name: Option<&TableName>) -> QualifiedTable 
     }
 }
 
+/// How a table beside comes to its form.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Making {
+    /// As the live table has it.
+    Like,
+    /// As the backup has its columns.
+    Form,
+    /// It is gone, and comes back as itself, with everything that was its own.
+    Whole,
+}
+
 struct Work<'a> {
     options: &'a TableOptions,
     rows: Rows<'a>,
@@ -151,25 +165,15 @@ impl Work<'_> {
             let counts = Counts { missing: self.rows.known(), ..Counts::default() };
             return Ok((Some(TablePlan { table: target, counts }), None));
         }
-        let gone = !tables::exists(session.client(), table).await?;
-        let anew = gone || self.rows.differs_from_live(&self.subject, &session).await?;
-        // Under its own name, it is not seen before it is whole.
-        let landing = match target == *table {
-            true => {
-                QualifiedTable::new(target.schema.clone(), format!("{}{}", databases::INCOMPLETE, self.setting.run))
-            }
-            false => target.clone(),
+        let making = match tables::exists(session.client(), table).await? {
+            false if target == *table => Making::Whole,
+            false => Making::Form,
+            true if self.rows.differs_from_live(&self.subject, &session).await? => Making::Form,
+            true => Making::Like,
         };
-        let filling = self.fill(session, &landing, &target, anew);
-        let proofs = match self.setting.unless_stopped("restore the table", filling).await {
-            Ok(proofs) => proofs,
-            Err(failure) => {
-                let session = self.session().await?;
-                tables::drop(session.client(), &landing).await?;
-                return Err(failure);
-            }
-        };
-        Ok((None, Some(self.restored(&target, proofs, None)?)))
+        let filling = self.fill(session, &target, making);
+        let (proofs, unrestored) = self.setting.unless_stopped("restore the table", filling).await?;
+        Ok((None, Some(Restored { unrestored, ..self.restored(&target, proofs, None)? })))
     }
 
     fn restored(
@@ -178,44 +182,91 @@ impl Work<'_> {
         proofs: Vec<Proof>,
         places_cut: Option<u64>,
     ) -> Result<Restored, Failure> {
-        let inexact = self.rows.inexact()?;
-        Ok(Restored { target: target.to_string(), proofs, inexact, phases: Vec::new(), places_cut })
+        let (inexact, unrestored) = (self.rows.inexact()?, Unrestored::default());
+        Ok(Restored { target: target.to_string(), proofs, inexact, unrestored, phases: Vec::new(), places_cut })
     }
 
-    /// Makes, fills and proves the new table, which nobody sees before (with increments, which commit by themselves, only
-    /// under its own name), and gives it its name.
+    /// Makes, fills and proves the new table in one transaction: nobody sees it before.
     async fn fill(
         &self,
         session: Session,
-        landing: &QualifiedTable,
         target: &QualifiedTable,
-        anew: bool,
-    ) -> Result<Vec<Proof>, Failure> {
+        making: Making,
+    ) -> Result<(Vec<Proof>, Unrestored), Failure> {
         let Subject { table, columns, key } = &self.subject;
-        session.batch("BEGIN; SET LOCAL synchronous_commit = on").await?;
-        match anew {
-            true => {
+        let mut belongings = None;
+        let like = match making {
+            Making::Like => table.clone(),
+            Making::Form | Making::Whole => {
                 let schema = self.rows.schema(&self.subject, self.doors).await?;
-                form::create(&session, landing, table, &schema, self.doors).await?;
+                form::make(&session, table, &schema, self.doors).await?;
+                if making == Making::Whole {
+                    let tree = self.rows.tree(&self.subject).await?;
+                    belongings = Some(Belongings::read(&schema, table, &tree, self.doors).await?);
+                }
+                form::form()
             }
-            false => tables::create_like(session.client(), landing, table).await?,
+        };
+        let (session, prepared) =
+            self.rows.prepare(&self.subject, session, &like.quoted(), self.doors, self.setting).await?;
+        self.begin(&session).await?;
+        match &mut belongings {
+            Some(belongings) => belongings.make(&session, table).await?,
+            None => tables::create_like(session.client(), target, &like).await?,
         }
-        let statement = format!("COPY {} ({}) FROM STDIN", landing.quoted(), tables::column_list(columns));
-        let (session, expected) = self.bring(session, &landing.quoted(), statement).await?;
-        tables::analyze(session.client(), landing, self.options.reindex).await?;
-        let found = copy::sum_tree(&session, landing, columns).await?;
+        let statement = format!("COPY {} ({}) FROM STDIN", target.quoted(), tables::column_list(columns));
+        let (session, expected) = self.bring((session, prepared), &target.quoted(), statement).await?;
+        let found = copy::sum_tree(&session, target, columns).await?;
         let proofs = vec![Proof { table: table.clone(), expected, found, keys_equal: None }];
         prove::require_equal(&proofs)?;
-        if anew {
-            form::finish(&session, landing, target, key).await?;
-        }
+        let unrestored = self.finish(&session, target, (belongings, making), key).await?;
+        // Indexes that were made over the rows are as good as rebuilt.
+        let reindex = self.options.reindex && making == Making::Like;
+        tables::analyze(session.client(), target, reindex).await?;
         self.setting.require_going_on("commit the restored table")?;
         session.batch("COMMIT").await?;
-        Ok(proofs)
+        Ok((proofs, unrestored))
     }
 
-    async fn bring(&self, session: Session, target: &str, statement: String) -> Result<(Session, TableSum), Failure> {
-        self.rows.bring(&self.subject, session, (target, statement), self.doors, self.setting).await
+    /// Gives the filled table what must not be there while it is filled.
+    async fn finish(
+        &self,
+        session: &Session,
+        target: &QualifiedTable,
+        (belongings, making): (Option<Belongings>, Making),
+        key: &[String],
+    ) -> Result<Unrestored, Failure> {
+        match (belongings, making) {
+            (Some(belongings), _) => {
+                self.setting.events.step(format!("giving {target} its indexes, constraints and all that was its own"));
+                belongings.finish(session, target, &self.rows.sequences(&self.subject).await?).await
+            }
+            (None, Making::Form) => {
+                form::finish(session, target, key).await?;
+                let table = &self.subject.table;
+                self.setting.events.note(format!(
+                    "{target} has the columns, checks and primary key that {table} had; with --as {table}, where that is gone, \
+                     comes all that was its own"
+                ));
+                Ok(Unrestored::default())
+            }
+            (None, _) => Ok(Unrestored::default()),
+        }
+    }
+
+    async fn begin(&self, session: &Session) -> Result<(), Failure> {
+        let patience = self.options.lock_timeout.as_millis();
+        let begin = format!("BEGIN; SET LOCAL synchronous_commit = on; SET LOCAL lock_timeout = {patience}");
+        Ok(session.batch(&begin).await?)
+    }
+
+    async fn bring(
+        &self,
+        from: (Session, Option<Assembled>),
+        target: &str,
+        statement: String,
+    ) -> Result<(Session, TableSum), Failure> {
+        self.rows.bring(&self.subject, from, (target, statement), self.doors, self.setting).await
     }
 
     async fn session(&self) -> Result<Session, Failure> {
@@ -232,15 +283,11 @@ impl Work<'_> {
         }
         tables::require_columns(client, table, columns).await?;
         let difference = Difference::begin(client, table, columns).await?;
-        let (session, expected) = self.bring(session, STAGING, Difference::copy_statement(columns)).await?;
+        let from = self.rows.prepare(&self.subject, session, STAGING, self.doors, self.setting).await?;
+        let (session, expected) = self.bring(from, STAGING, Difference::copy_statement(columns)).await?;
         difference.index(session.client()).await?;
-        let begin = format!(
-            "BEGIN; SET LOCAL synchronous_commit = on; SET LOCAL lock_timeout = {}; \
-             LOCK TABLE {} IN SHARE ROW EXCLUSIVE MODE",
-            self.options.lock_timeout.as_millis(),
-            table.quoted()
-        );
-        session.batch(&begin).await?;
+        self.begin(&session).await?;
+        session.batch(&format!("LOCK TABLE {} IN SHARE ROW EXCLUSIVE MODE", table.quoted())).await?;
         let counts = difference.count(session.client()).await?;
         let plan = TablePlan { table: self.subject.table.clone(), counts };
         if self.options.plan_only {
