@@ -268,8 +268,10 @@ fn random_bases(random: &mut StdRng, world: &mut World) {
         while !world.segments.contains_key(&(timeline, last)) {
             last -= 1;
         }
-        // A backup of a timeline begins where that timeline's own log is, and ends before it is left.
-        let finished = hour(world.segments[&(timeline, last)]);
+        // A backup of a timeline begins where that timeline's own log is, and ends before it is left. No two end at one
+        // instant, and of those that end within the hour of one timeline the one that ends further on is the later.
+        let within_the_hour = TimeDelta::seconds(10 * last as i64 + world.bases.len() as i64);
+        let finished = hour(world.segments[&(timeline, last)]) + within_the_hour;
         let job = JOBS[random.random_range(0..2)];
         let fits =
             |base: &&Base| world.leads_to(base, timeline) && base.last <= first && base.candidate.finished < finished;
