@@ -1,9 +1,9 @@
 //! Every name in a repository, made and parsed in one place.
 //!
 //! `repository.json` at the root, artifacts as `<folder>/<stem>…` with their manifest beside them, the catalog's log
-//! under `catalog/`, leases of running restores under `leases/`, round trips of `check` under `probe/`, WAL under `wal/`
-//! (see [`wal`]), signed checkpoints of the audit chain under `checkpoints/`, its seals under `seals/`, alerts under `alerts/`, decrypt drills under `drills/`. A key that does not
-//! parse is somebody else's: it is reported and never deleted.
+//! under `catalog/`, leases of running restores and backups under `leases/`, round trips of `check` under `probe/`, WAL under
+//! `wal/` (see [`wal`]), signed checkpoints of the audit chain under `checkpoints/`, its seals under `seals/`, alerts under
+//! `alerts/`, decrypt drills under `drills/`. A key that does not parse is somebody else's: it is reported and never deleted.
 
 pub mod wal;
 
@@ -54,20 +54,51 @@ pub fn entry_number(key: &ObjectKey) -> Option<u64> {
     if plain { digits.parse().ok() } else { None }
 }
 
-/// The key under which a restore says, for as long as it runs, that it reads `artifact`.
-pub fn lease(artifact: ArtifactId, holder: &str) -> Result<ObjectKey, InvalidKey> {
-    format!("{LEASE_FOLDER}/{artifact}/{holder}.json").parse()
+/// What a lease is on.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Leased {
+    /// An artifact that is being read.
+    Artifact(ArtifactId),
+    /// The name of one that is being made.
+    Name(ArtifactName),
+}
+
+impl Leased {
+    /// What the lease `key` is on.
+    pub fn of(key: &ObjectKey) -> Option<Self> {
+        let (on, holder) = key.as_str().strip_prefix(LEASE_FOLDER)?.strip_prefix('/')?.rsplit_once('/')?;
+        if !holder.ends_with(".json") {
+            return None;
+        }
+        match on.parse() {
+            Ok(artifact) => Some(Self::Artifact(artifact)),
+            Err(_) => on.parse().ok().map(|name| Self::Name(ArtifactName(name))),
+        }
+    }
+
+    /// The key under which `holder` says, for as long as it runs, that it needs this.
+    pub fn lease(&self, holder: &str) -> Result<ObjectKey, InvalidKey> {
+        format!("{}{holder}.json", self.leases()).parse()
+    }
+
+    /// What every lease on this begins with.
+    pub fn leases(&self) -> String {
+        format!("{LEASE_FOLDER}/{self}/")
+    }
+}
+
+impl fmt::Display for Leased {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Artifact(artifact) => artifact.fmt(f),
+            Self::Name(name) => name.fmt(f),
+        }
+    }
 }
 
 /// What every lease begins with.
 pub fn leases() -> String {
     format!("{LEASE_FOLDER}/")
-}
-
-/// The artifact that the lease `key` is on.
-pub fn leased_artifact(key: &ObjectKey) -> Option<ArtifactId> {
-    let mut components = key.components();
-    (components.next() == Some(LEASE_FOLDER)).then(|| components.next()?.parse().ok())?
 }
 
 /// The key of the checkpoint of `chain` taken at `taken`; its signature's has `.sig` appended.
@@ -366,6 +397,20 @@ mod tests {
         let expired = expired_checkpoint("audit_logs", taken).unwrap();
         assert_eq!(checkpoint_or_signature_instant("audit_logs", &expired), None);
         assert_eq!(checkpoint_or_signature_instant("audit_logs", &key.with_suffix(".exe").unwrap()), None);
+    }
+
+    #[test]
+    fn a_lease_tells_what_it_is_on() {
+        let artifact = ArtifactId::new("2026-03-01T02:03:04Z".parse().unwrap());
+        let base = ArtifactName::of_base("2025-11-03T02:00:00Z".parse().unwrap()).unwrap();
+        for on in [Leased::Artifact(artifact), Leased::Name(base), Leased::Name(name())] {
+            let key = on.lease("run-1").unwrap();
+            assert!(key.as_str().starts_with(&on.leases()) && key.as_str().starts_with(&leases()), "{key}");
+            assert_eq!(Leased::of(&key), Some(on));
+        }
+        for other in ["leases/x.json", "leases/base/x/backup/run", "base/x/backup/run.json"] {
+            assert_eq!(Leased::of(&other.parse().unwrap()), None, "{other}");
+        }
     }
 
     #[test]

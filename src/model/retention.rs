@@ -39,7 +39,7 @@ pub struct Candidate {
     pub verified: bool,
     /// Whether an operator pinned it.
     pub pinned: bool,
-    /// Whether a running restore or verification holds it.
+    /// Whether a running restore or backup holds it.
     pub leased: bool,
     /// What it builds upon.
     pub parent: Option<ArtifactId>,
@@ -65,7 +65,7 @@ pub struct Policy {
 pub enum Reason {
     /// An operator pinned it.
     Pinned,
-    /// A running restore or verification holds it.
+    /// A running restore or backup holds it.
     Leased,
     /// It was finished after now: the clock jumped.
     FromTheFuture,
@@ -107,7 +107,7 @@ impl fmt::Display for Reason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Pinned => f.write_str("pinned"),
-            Self::Leased => f.write_str("in use by a running restore or verification"),
+            Self::Leased => f.write_str("in use by a running restore or backup"),
             Self::FromTheFuture => f.write_str("finished in the future: the clock has jumped"),
             Self::InGrace => f.write_str("younger than the grace time"),
             Self::NoRule => f.write_str("kept for ever: no rule for its job"),

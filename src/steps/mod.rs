@@ -11,6 +11,7 @@ pub mod chain_facts;
 pub mod checkpoint;
 pub mod copy_artifact;
 pub mod full_dump;
+pub mod hold;
 pub mod holdings;
 pub mod load_dump;
 pub mod partitions;

@@ -21,7 +21,7 @@ const SUMS: &str = "SELECT string_agg(name || sum, ' ' ORDER BY name) FROM ( \
      UNION ALL SELECT 'orders', md5(string_agg(o::text, ',' ORDER BY id)) FROM orders o) x";
 
 /// A desk with tables of several parts each; `busy` is the one that changes.
-fn desk() -> Desk {
+pub fn desk() -> Desk {
     let desk = base_incremental::desk();
     for table in ["still", "busy", "gone"] {
         desk.site.ask(&format!(
@@ -34,7 +34,7 @@ fn desk() -> Desk {
 }
 
 /// Runs `job` until `point` kills it.
-fn kill(desk: &Desk, job: &str, point: &str) {
+pub fn kill(desk: &Desk, job: &str, point: &str) {
     let log = desk.site.root().join("fired");
     let before = std::fs::read_to_string(&log).unwrap_or_default().lines().count();
     let mut command = desk.command(&["job", "run", job]);
@@ -44,14 +44,14 @@ fn kill(desk: &Desk, job: &str, point: &str) {
 }
 
 /// What the finding says of parts used again: how many of how many.
-fn resumed(outcome: &Value) -> Option<(usize, usize)> {
+pub fn resumed(outcome: &Value) -> Option<(usize, usize)> {
     let findings = outcome["findings"].as_array().unwrap();
     let message = findings.iter().find(|finding| finding["code"] == "resumed")?["message"].as_str().unwrap();
     let mut numbers = message.split_whitespace().filter_map(|word| word.parse().ok());
     Some((numbers.next().unwrap(), numbers.next().unwrap()))
 }
 
-fn folders(desk: &Desk) -> Vec<PathBuf> {
+pub fn folders(desk: &Desk) -> Vec<PathBuf> {
     let mut folders: Vec<PathBuf> =
         std::fs::read_dir(desk.site.root().join("local/base")).unwrap().map(|entry| entry.unwrap().path()).collect();
     folders.sort();
@@ -164,9 +164,6 @@ fn nothing_is_used_again_on_other_terms_or_of_a_backup_that_was_being_committed(
     std::fs::write(&desk.config, text.replace("[base_backup]\n", "[base_backup]\ncompression = 'lz4'\n")).unwrap();
     assert_eq!(resumed(&backup(&desk)), None, "another codec");
     assert_eq!(folders(&desk).len(), made + 2);
-    kill(&desk, "base", "base.stopped=kill");
-    desk.configure("[agent]\nexpire_grace = '0 seconds'\n");
-    assert_eq!(resumed(&backup(&desk)), None, "an expiry may take what is stored");
 }
 
 #[test]

@@ -4,16 +4,19 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use dbagent::catalog::{Inventory, Record, Repository, Unsigned};
-use dbagent::host::{Clock as _, SystemClock};
+use dbagent::catalog::names::Leased;
+use dbagent::catalog::{ArtifactName, Inventory, Record, Repository, Unsigned};
+use dbagent::host::{Clock as _, ManualClock, SystemClock};
 use dbagent::model::event::Events;
 use dbagent::model::failure::FailureKind;
 use dbagent::model::id::RunId;
 use dbagent::model::keep::Keep;
+use dbagent::model::manifest::Encoding;
 use dbagent::model::outcome::{Outcome, Verdict};
 use dbagent::model::retention::Policy;
 use dbagent::ops::backup::delete;
 use dbagent::ops::{Setting, expire};
+use dbagent::steps::hold::Hold;
 use dbagent::storage::PutOptions;
 
 use crate::catalog::{artifact_name, commit, empty_repository, inventory, now, repository, signer};
@@ -152,4 +155,55 @@ async fn leases_of_restores_that_died_do_not_stay_for_ever() {
     clear(&repository).await;
     let left: Vec<_> = repository.storage.list("leases/", None).await.unwrap().objects;
     assert_eq!(left.iter().map(|object| &object.key).collect::<Vec<_>>(), [&living], "{dead}");
+}
+
+#[tokio::test]
+async fn what_a_living_run_has_stored_is_left_alone_however_long_it_lives() {
+    let repository = empty_repository();
+    // Ahead of the store's own clock, so that all of it is old.
+    let clock = ManualClock::at(SystemClock::new().now() + chrono::Duration::days(1));
+    let setting = Setting { clock: Arc::new(clock.clone()), ..setting() };
+    let name = ArtifactName::of_base(now()).unwrap();
+    let part = name.part(1, &[Encoding::Tar]).unwrap();
+    let hold = Hold::take(vec![(repository.clone(), Leased::Name(name.clone()))], &setting).await;
+    repository.storage.put(&part, "x".into(), &PutOptions::default()).await.unwrap();
+    let upload = repository.storage.upload(&name.part(2, &[Encoding::Tar]).unwrap(), &PutOptions::default()).await;
+    let there = async || {
+        let options =
+            expire::Options { policies: BTreeMap::new(), grace: Duration::ZERO, checkpoints: BTreeMap::new() };
+        expire::run(&doors(&repository), &options, &setting).await.unwrap();
+        let stored = repository.storage.list(&name.begins(), None).await.unwrap().objects.len();
+        (stored, repository.storage.unfinished().await.unwrap().len())
+    };
+    let living = hold.during(async {
+        for _ in 0..40 {
+            clock.slept_on_by(1).await;
+            clock.advance(Duration::from_secs(30 * 60));
+            // The lease that is renewed comes before the one it renews goes.
+            tokio::task::yield_now().await;
+            assert_eq!(there().await, (1, 1), "at {}", clock.now());
+        }
+    });
+    living.await;
+    let leases = repository.storage.list("leases/", None).await.unwrap().objects.len();
+    assert_eq!(leases, 1, "one at a time");
+    drop((hold, upload));
+    clock.advance(Duration::from_secs(6 * 3600 + 1));
+    assert_eq!(there().await, (0, 0), "a run that died holds nothing for longer than its last lease");
+}
+
+#[tokio::test]
+async fn what_was_committed_while_an_expiry_was_under_way_stays() {
+    let repository = empty_repository();
+    // The manifest comes between the listing and the deletions: what the listing saw is a part without one.
+    let name = ArtifactName::of_base(now()).unwrap();
+    let part = name.part(1, &[Encoding::Tar]).unwrap();
+    repository.storage.put(&part, "x".into(), &PutOptions::default()).await.unwrap();
+    let options = expire::Options { policies: BTreeMap::new(), grace: Duration::ZERO, checkpoints: BTreeMap::new() };
+    let mut plans = expire::plan(&doors(&repository), &options, &setting()).await;
+    let leftovers = plans.remove(0).unwrap().leftovers;
+    assert_eq!(leftovers.orphans, std::slice::from_ref(&part));
+    repository.storage.put(&name.manifest().unwrap(), "{}".into(), &PutOptions::default()).await.unwrap();
+    leftovers.clear(&repository, now()).await.unwrap();
+    repository.storage.head(&part).await.unwrap();
 }

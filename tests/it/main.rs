@@ -26,6 +26,7 @@ mod audit_seals;
 mod audit_stage;
 mod aws_secret;
 mod base_backup;
+mod base_expiry;
 mod base_failover;
 mod base_incremental;
 mod base_remote;

@@ -266,7 +266,7 @@ fn pins_leases_grace_and_the_future_hold() {
             "keep the last good one",
             "expire older than 1 second",
             "keep pinned",
-            "keep in use by a running restore or verification",
+            "keep in use by a running restore or backup",
             "keep younger than the grace time",
             "keep finished in the future: the clock has jumped",
         ]

@@ -30,14 +30,18 @@ pub fn delete_refusal(artifact: &Artifact, holdings: &[Artifact]) -> Option<Fail
     None
 }
 
-/// Deletes one copy, unless a restore holds it. Gives the bytes freed.
+/// Deletes one copy, unless a restore or a backup holds it. Gives the bytes freed.
 pub async fn delete(repository: &Repository, artifact: &Artifact, setting: &Setting) -> Result<u64, Failure> {
     let now = setting.clock.now();
     if repository.leased(now).await?.contains(&artifact.manifest.id) {
-        let message =
-            format!("delete {} from repository {}: a running restore reads it", artifact.name, artifact.repository);
-        return Err(Failure::new(FailureKind::RefusedForSafety, message)
-            .hint("Wait for its end; the hold of a restore that died ends by itself within a day."));
+        let message = format!(
+            "delete {} from repository {}: a running restore reads it, or a running backup builds upon it",
+            artifact.name, artifact.repository
+        );
+        return Err(Failure::new(FailureKind::RefusedForSafety, message).hint(
+            "Wait for its end. The hold of one that died ends by itself: a restore's within a week, a backup's within six \
+             hours.",
+        ));
     }
     Ok(bury::bury(repository, artifact, "deleted by hand", now).await?)
 }

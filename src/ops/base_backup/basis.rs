@@ -11,7 +11,6 @@ use crate::model::base::{BackupLabel, BaseRecord};
 use crate::model::blocks::{BlockChanges, Changed};
 use crate::model::failure::{Failure, FailureKind};
 use crate::model::lsn::{Lsn, Timeline};
-use crate::model::manifest::ParentRecord;
 use crate::model::outcome::{Finding, Severity};
 use crate::ops::base_backup::Work;
 use crate::ops::base_backup::cluster::Cluster;
@@ -66,11 +65,6 @@ impl Basis {
             Self::Full(_) => None,
             Self::Changes { parent, .. } => Some(parent),
         }
-    }
-
-    /// How a manifest in the repository `name` refers to it.
-    pub(super) fn parent_in(&self, name: &str) -> Option<&ParentRecord> {
-        self.parent()?.record(name)
     }
 
     /// That it became a full one although less was asked for.

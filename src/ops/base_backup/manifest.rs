@@ -1,13 +1,16 @@
 //! What a base backup's manifest says, and committing it in one repository.
 
+use crate::catalog::Repository;
 use crate::model::base::{BackupLabel, BaseKind, BaseRecord};
 use crate::model::failure::{Failure, FailureKind};
 use crate::model::id::ArtifactId;
-use crate::model::manifest::{FORMAT, LargeObjects, Manifest, ParentRecord, SourceRecord, Verification};
+use crate::model::manifest::{FORMAT, LargeObjects, Manifest, SourceRecord, Verification};
 use crate::model::verb::Verb;
+use crate::ops::base_backup::parent::Parent;
 use crate::ops::base_backup::places::Place;
 use crate::ops::base_backup::{Taken, Work};
 use crate::postgres::base_backup::MUST_MATCH;
+use crate::storage::StorageErrorKind;
 
 impl Work<'_> {
     /// Where the backup begins and ends and what a copy needs.
@@ -52,8 +55,12 @@ impl Work<'_> {
         place: &Place,
         id: ArtifactId,
         record: &BaseRecord,
-        parent: Option<&ParentRecord>,
+        parent: Option<&Parent>,
     ) -> Result<(), Failure> {
+        if let Some(parent) = parent {
+            require_standing(parent, &place.repository).await?;
+        }
+        let parent = parent.and_then(|parent| parent.record(&place.repository.name));
         let (objects, level) = place.close(&self.name, self.setting).await?;
         self.setting.require_going_on("commit the base backup")?;
         let now = self.setting.clock.now();
@@ -100,5 +107,18 @@ impl Work<'_> {
         let committed = place.repository.commit(&self.name.manifest()?, now, draft).await?;
         place.committed(committed.manifest.stored_size());
         Ok(())
+    }
+}
+
+/// Errors where `parent` was deleted while the backup that builds upon it was made.
+async fn require_standing(parent: &Parent, repository: &Repository) -> Result<(), Failure> {
+    match repository.storage.head(&parent.name.manifest()?).await {
+        Err(error) if error.kind == StorageErrorKind::Missing => {
+            let (name, at) = (&parent.name, &repository.name);
+            let message =
+                format!("commit the base backup in {at}: {name}, which it builds upon, was deleted meanwhile");
+            Err(Failure::new(FailureKind::Failed, message).hint("Run the job again: it builds upon what is there."))
+        }
+        found => Ok(found.map(drop)?),
     }
 }

@@ -27,6 +27,7 @@ use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 
+use crate::catalog::names::Leased;
 use crate::catalog::{ArtifactName, Repository};
 use crate::host::failpoint::{FailPoint, pass};
 use crate::model::base::{BaseKind, DamagedPages};
@@ -43,6 +44,7 @@ use crate::pipeline::pack::Codec;
 use crate::postgres::{BackupSession, Connection, Stopped};
 use crate::steps::artifact;
 use crate::steps::blocks::BlockStore;
+use crate::steps::hold::Hold;
 
 pub use remote::Remote;
 
@@ -82,7 +84,8 @@ pub struct Options {
     pub verify_pages: bool,
     /// Longest wait for one repository to take the next bytes.
     pub stall_timeout: Duration,
-    /// Age from which an expiry takes what no manifest names: an interrupted run is gone on with in half of it.
+    /// Age from which an expiry takes what no manifest names and nobody leases: an interrupted run is gone on with in half
+    /// of it, or as long as its lease holds.
     pub expire_grace: Duration,
     /// Longest wait for the log of the backup to arrive in a repository.
     pub wal_timeout: Duration,
@@ -139,8 +142,36 @@ pub async fn run(options: &Options, doors: &Doors, setting: &Setting) -> Result<
             Some(setting.unless_stopped("find what to build upon", finding).await?)
         }
     };
-    let work = Work { options, doors, setting, session, cluster, places, name, journal, resumes, parent, started };
-    work.make(findings).await
+    let leasing = async { Ok(Hold::take(holds(&places, &name, parent.as_ref()), setting).await) };
+    let hold = setting.unless_stopped("lease the name of the base backup", leasing).await?;
+    let work = Work {
+        options,
+        doors,
+        setting,
+        session,
+        cluster,
+        places,
+        name,
+        journal,
+        resumes,
+        parent,
+        hold: &hold,
+        started,
+    };
+    let outcome = hold.during(work.make(findings)).await?;
+    hold.end().await;
+    Ok(outcome)
+}
+
+/// What no expiry may take while the backup is made, and where: its parts, and what it builds upon.
+fn holds(places: &Places, name: &ArtifactName, parent: Option<&Result<Parent, String>>) -> Vec<(Repository, Leased)> {
+    let parent = parent.and_then(|parent| parent.as_ref().ok());
+    let of = |place: &places::Place| {
+        let record = parent.and_then(|parent| parent.record(&place.repository.name));
+        let names = [Some(Leased::Name(name.clone())), record.map(|record| Leased::Artifact(record.id))];
+        names.into_iter().flatten().map(|on| (place.repository.clone(), on)).collect::<Vec<_>>()
+    };
+    places.going().into_iter().flat_map(of).collect()
 }
 
 /// The name of the backup, and whether it is one that an interrupted run has begun.
@@ -189,6 +220,8 @@ struct Work<'a> {
     resumes: bool,
     /// What an incremental one may build upon, or why there is nothing; nothing is asked of a full one.
     parent: Option<Result<Parent, String>>,
+    /// What keeps expiry from its parts.
+    hold: &'a Hold,
     started: DateTime<Utc>,
 }
 
@@ -218,10 +251,11 @@ impl Work<'_> {
         pass(FailPoint::BaseBeforeManifest)?;
         self.journal.end()?;
         self.setting.events.step("committing");
+        // A machine that slept may have lost its leases: from here on nothing that is found whole may go.
+        self.hold.renew().await;
         let id = ArtifactId::new(self.started);
         for place in self.places.going() {
-            let parent = taken.basis.parent_in(&place.repository.name);
-            if let Err(error) = self.commit(place, id, &record, parent).await {
+            if let Err(error) = self.commit(place, id, &record, taken.basis.parent()).await {
                 place.give_up(error);
             }
         }

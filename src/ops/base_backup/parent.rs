@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use chrono::{DateTime, Utc};
 
-use crate::catalog::{Artifact, chain};
+use crate::catalog::{Artifact, ArtifactName, chain};
 use crate::model::base::BaseRecord;
 use crate::model::failure::Failure;
 use crate::model::id::ArtifactId;
@@ -22,8 +22,8 @@ const MOST_LINKS: usize = 32;
 /// A parent.
 #[derive(Clone, Debug)]
 pub(super) struct Parent {
-    /// Its name, for people.
-    pub(super) name: String,
+    /// Its name.
+    pub(super) name: ArtifactName,
     /// What its manifest says of it.
     pub(super) base: BaseRecord,
     /// How a manifest refers to it, by repository.
@@ -78,7 +78,7 @@ fn newest(held: &[Vec<Artifact>], cluster: &Cluster) -> Result<Parent, String> {
         let record = ParentRecord { id: artifact.manifest.id, manifest_digest: artifact.manifest_digest };
         (artifact.repository.clone(), record)
     });
-    Ok(Parent { name: newest.name.to_string(), base, records: records.collect() })
+    Ok(Parent { name: newest.name.clone(), base, records: records.collect() })
 }
 
 /// Whether `artifact` is a base backup of this cluster, verified, on a whole and verified chain.

@@ -266,8 +266,8 @@ impl Place {
             let message =
                 format!("commit the base backup in {}: {} is not there any more", self.repository.name, lost.key);
             return Err(Failure::new(FailureKind::Integrity, message).hint(
-                "Something deletes what is being made: a lifecycle rule, or an expiry whose agent.expire_grace is shorter \
-                 than a base backup takes.",
+                "Something deletes what is being made: a lifecycle rule, a person, or an expiry on a host whose clock is \
+                 hours ahead.",
             ));
         }
         Ok(self.clear(&there).await?)

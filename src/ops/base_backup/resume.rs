@@ -16,6 +16,7 @@ use tokio_util::sync::CancellationToken;
 use xxhash_rust::xxh3::xxh3_128;
 
 use crate::catalog::ArtifactName;
+use crate::catalog::names::Leased;
 use crate::model::base::FileLine;
 use crate::model::digest::Hasher;
 use crate::model::failure::{Failure, FailureKind};
@@ -32,6 +33,9 @@ use crate::postgres::file_tree::Entry;
 
 /// Bytes read in one go.
 const WINDOW_BYTES: usize = 256 << 10;
+
+/// What is left of a dead run's lease, at least, for the next run to take its own.
+const TO_LEASE: TimeDelta = TimeDelta::minutes(10);
 
 /// What is used again.
 #[derive(Debug, Default)]
@@ -53,8 +57,8 @@ pub(super) fn name(path: &str) -> u128 {
     xxh3_128(path.as_bytes())
 }
 
-/// The backup that `journal` has notes of, where it may be gone on with: on the same terms, begun less than `within` ago,
-/// and not on its way to being committed.
+/// The backup that `journal` has notes of, where it may be gone on with: on the same terms, begun less than `within` ago or
+/// still leased by the run that died, and not on its way to being committed.
 pub(super) async fn find(
     journal: &Journal,
     places: &Places,
@@ -64,11 +68,14 @@ pub(super) async fn find(
 ) -> Option<(ArtifactName, Head)> {
     let head = journal.head()?;
     let within = TimeDelta::from_std(within).unwrap_or(TimeDelta::MAX);
-    let is_young = head.began <= now && now - head.began < within;
-    if head.terms != *terms || !is_young || journal.numbers().is_empty() {
+    if head.terms != *terms || head.began > now || journal.numbers().is_empty() {
         return None;
     }
     let name = ArtifactName::of_manifest(&head.manifest)?;
+    let is_young = now - head.began < within;
+    if !is_young && !is_leased(&name, places, now + TO_LEASE).await {
+        return None;
+    }
     let closing = [name.manifest().ok()?, name.signature().ok()?, name.object(ObjectRole::Checksums, &[]).ok()?];
     for place in places.going() {
         let there = place.folder(&name).await.ok()?;
@@ -77,6 +84,17 @@ pub(super) async fn find(
         }
     }
     Some((name, head))
+}
+
+/// Whether no expiry takes anything of `name` before `until`, anywhere.
+async fn is_leased(name: &ArtifactName, places: &Places, until: DateTime<Utc>) -> bool {
+    let on = Leased::Name(name.clone());
+    for place in places.going() {
+        if !place.repository.leased_until(&on).await.is_ok_and(|end| end.is_some_and(|end| end > until)) {
+            return false;
+        }
+    }
+    true
 }
 
 impl Work<'_> {

@@ -1,7 +1,8 @@
 //! What dead runs left behind: uploads never finished, objects never committed, numbers taken and never used.
 //!
-//! Only what is older than the grace time, so that a run that may own it is surely over; and only what our own grammar
-//! of names explains. Everything else is somebody else's and stays.
+//! Only what is older than the grace time and under no lease, so that a run that may own it is surely over; and only what
+//! our own grammar of names explains. Everything else is somebody else's and stays. A run may commit, or one may be gone on
+//! with, between looking and clearing: so both are asked for once more before anything goes.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -12,7 +13,7 @@ use crate::catalog::inventory::Unfinished;
 use crate::catalog::{ArtifactName, CatalogError, Inventory, Repository, names};
 use crate::model::key::ObjectKey;
 use crate::steps::bury;
-use crate::storage;
+use crate::storage::{self, StorageErrorKind};
 
 /// What dead runs left in one repository.
 #[derive(Debug, Default)]
@@ -25,7 +26,7 @@ pub struct Leftovers {
     pub commits: Vec<Unfinished>,
     /// Manifests whose artifacts are buried.
     pub half_buried: Vec<ObjectKey>,
-    /// Leases of restores that died.
+    /// Leases of runs that died.
     pub leases: Vec<ObjectKey>,
     /// Names that are not ours: reported, never deleted.
     pub foreign: Vec<String>,
@@ -49,13 +50,43 @@ impl Leftovers {
             }
         }
         found.commits = inventory.unfinished.iter().filter(|commit| commit.recorded < since).cloned().collect();
-        found.leases = repository.leases(now).await?.over;
         found.half_buried = inventory.half_buried.clone();
         found.find_orphans(repository, inventory, since).await?;
         let wal = repository.wal_leftovers(since, now).await?;
         found.orphans.extend(wal.objects);
         found.foreign.extend(wal.foreign);
+        // Only now: whoever has stored anything of what was found had leased its name before.
+        let leases = repository.leases(now).await?;
+        found.spare(&leases.making);
+        found.leases = leases.over;
         Ok(found)
+    }
+
+    /// Takes what belongs to the artifacts `names` out.
+    fn spare(&mut self, names: &BTreeSet<ArtifactName>) {
+        let goes = |key: &ObjectKey| ArtifactName::of_object(key).is_none_or(|name| !names.contains(&name));
+        self.uploads.retain(|upload| upload.key.parse().is_ok_and(|key| goes(&key)));
+        self.orphans.retain(goes);
+        self.commits.retain(|commit| goes(&commit.manifest));
+    }
+
+    /// Takes out what became somebody's since it was found.
+    async fn spare_what_came_alive(&mut self, repository: &Repository, now: DateTime<Utc>) -> Result<(), CatalogError> {
+        // The leases first: a run gives its lease back only when its manifest is there.
+        let mut alive = repository.leases(now).await?.making;
+        let found = self.orphans.iter().chain(self.commits.iter().map(|commit| &commit.manifest));
+        let owners: BTreeSet<ArtifactName> = found.filter_map(ArtifactName::of_object).collect();
+        for name in owners {
+            let manifest = name.manifest()?;
+            match repository.storage.head(&manifest).await {
+                Ok(_) if self.half_buried.contains(&manifest) => {}
+                Ok(_) => drop(alive.insert(name)),
+                Err(error) if error.kind == StorageErrorKind::Missing => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+        self.spare(&alive);
+        Ok(())
     }
 
     /// Objects whose names are those of an artifact that does not exist. A manifest that was refused still counts as one;
@@ -107,7 +138,8 @@ impl Leftovers {
     }
 
     /// Clears them away. Gives how many there were.
-    pub(super) async fn clear(self, repository: &Repository, now: DateTime<Utc>) -> Result<u64, CatalogError> {
+    pub async fn clear(mut self, repository: &Repository, now: DateTime<Utc>) -> Result<u64, CatalogError> {
+        self.spare_what_came_alive(repository, now).await?;
         let count = self.count();
         for upload in &self.uploads {
             repository.storage.abort(upload).await?;
