@@ -108,6 +108,7 @@ mod upgrade;
 mod wal_agent;
 mod wal_archiver;
 mod wal_blocks;
+mod wal_gaps;
 mod wal_guard;
 mod wal_store;
 mod wal_sync;

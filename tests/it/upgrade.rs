@@ -9,8 +9,8 @@ use crate::expire_wal::{bases, desk, generations, require_restorable, segments};
 use crate::recover::{Acknowledged, Copy, ledger, place};
 
 /// Puts a new cluster in the place of the old one, as pg_upgrade leaves it: of another system, its log begun so many
-/// segments behind the old one's last.
-fn upgrade(desk: &mut Desk, behind: u64) {
+/// segments behind the old one's last, whose name it gives.
+pub fn upgrade(desk: &mut Desk, behind: u64) -> String {
     let old = desk.site.server.sql("SELECT system_identifier FROM pg_control_system()").unwrap();
     let command = desk.site.server.sql("SHOW archive_command").unwrap();
     desk.site.server.stop();
@@ -36,6 +36,7 @@ fn upgrade(desk: &mut Desk, behind: u64) {
     let text = text.replace(&host(&desk.site.server), &host(&server));
     std::fs::write(&desk.config, format!("former_systems = ['{old}']\n{text}")).unwrap();
     desk.site.server = server;
+    last.to_string()
 }
 
 /// Nothing is missing, and the window of each system stands for itself.
@@ -63,8 +64,7 @@ fn require_old(desk: &Desk, id: &str, last: &Acknowledged) {
 fn upgraded(behind: u64) {
     let mut desk = desk("{ count = 1 }");
     let old = generations(&desk, 1);
-    upgrade(&mut desk, behind);
-    let before = segments(&desk, "local");
+    let last = upgrade(&mut desk, behind);
     ledger(&desk);
     let new = generations(&desk, 3);
     let (all, made) = (segments(&desk, "local"), bases(&desk));
@@ -72,7 +72,7 @@ fn upgraded(behind: u64) {
     let to = place(&desk, "c").display().to_string();
     let planned = desk.json(0, &["restore", "--to", &to, "--target-time", &old[0].at, "--plan"]);
     assert_eq!(planned["plan"]["backup"], made[0].as_str(), "the moment chooses the system: {planned}");
-    assert_eq!(planned["plan"]["last_segment"], before.last().unwrap().as_str(), "{planned}");
+    assert_eq!(planned["plan"]["last_segment"], last.as_str(), "{planned}");
     desk.json(14, &["restore", "--to", &to, "--backup", &made[0], "--target-time", &new[0].at, "--plan"]);
     require_old(&desk, &made[0], &old[0]);
 
@@ -80,7 +80,7 @@ fn upgraded(behind: u64) {
     let (left, kept) = (segments(&desk, "local"), bases(&desk));
     assert_eq!(kept, [&made[..1], &made[2..]].concat(), "the old cluster's last good one, and two of the new one's");
     let gone: Vec<&String> = all.iter().filter(|segment| !left.contains(segment)).collect();
-    let from_the_new = gone.iter().filter(|segment| ***segment > *before.last().unwrap()).count();
+    let from_the_new = gone.iter().filter(|segment| ***segment > last).count();
     assert!(from_the_new >= 2, "{gone:?} of {all:?}");
     require_whole(&desk);
     require_restorable(&desk, &kept[1], &new[1]);

@@ -14,7 +14,7 @@ use futures_util::future::join_all;
 use serde::Serialize;
 
 use crate::catalog::wal::{Coverage, Stored};
-use crate::catalog::{CatalogError, Inventory, Repository, Unsigned};
+use crate::catalog::{CatalogError, Inventory, Repository, Unsigned, chain};
 use crate::model::base::BaseRecord;
 use crate::model::eras::Eras;
 use crate::model::failure::{Failure, FailureKind, with_causes};
@@ -49,8 +49,15 @@ pub struct Missing {
     pub range: SegmentRange,
     /// Why.
     pub state: GapState,
-    /// Whether a base backup was made behind them, so that recovery leads on from there.
+    /// Whether a good base backup was made behind them, so that recovery leads on from there.
     pub passed: bool,
+}
+
+impl Missing {
+    /// Whether it is lost, and no recovery gets past it.
+    pub fn is_open(&self) -> bool {
+        self.state == GapState::Lost && !self.passed
+    }
 }
 
 /// One timeline.
@@ -132,13 +139,13 @@ pub async fn survey(repositories: &[Repository], local: Option<&Local>, now: Dat
             Err(error) => survey.unread.push((repository.name.clone(), with_causes(&error))),
         }
     }
-    let of_bases = || bases.iter().find_map(|(_, (_, base))| base.segment_size());
+    let of_bases = || bases.iter().find_map(|(_, based)| based.base.segment_size());
     survey.size = local.map(|local| local.size).or_else(|| held.first().map(|(_, each)| each.size)).or_else(of_bases);
     let names: Vec<&str> = repositories.iter().map(|repository| repository.name.as_str()).collect();
     let readable = |name: &&&str| !survey.unread.iter().any(|(unread, _)| unread == **name);
     let names: Vec<&str> = names.iter().filter(readable).copied().collect();
     let timelines = held.iter().map(|(_, coverage)| coverage.timeline);
-    let timelines: BTreeSet<Timeline> = timelines.chain(bases.iter().map(|(_, (_, base))| base.timeline)).collect();
+    let timelines: BTreeSet<Timeline> = timelines.chain(bases.iter().map(|(_, based)| based.base.timeline)).collect();
     for timeline in timelines {
         let eras = eras.remove(&timeline).unwrap_or_default();
         let (tree, names) = (&survey.tree, names.as_slice());
@@ -150,8 +157,14 @@ pub async fn survey(repositories: &[Repository], local: Option<&Local>, now: Dat
     survey
 }
 
-/// A base backup, and the system that it is of.
-type Based = (Option<SystemId>, BaseRecord);
+/// A base backup.
+struct Based {
+    /// The system that it is of.
+    system: Option<SystemId>,
+    base: BaseRecord,
+    /// Whether a recovery chooses it by itself: it and what it builds on are whole.
+    is_good: bool,
+}
 
 async fn read(
     repository: &Repository,
@@ -171,9 +184,13 @@ async fn read(
         }
     }
     let inventory = Inventory::read(repository, Unsigned::Refuse, now).await?;
-    let manifests = inventory.artifacts.into_iter().map(|artifact| artifact.manifest);
-    let bases = manifests.filter_map(|manifest| Some((manifest.source.system_identifier, manifest.base?))).collect();
-    Ok((coverages, repository.wal_tree(now).await?, bases))
+    let all = &inventory.artifacts;
+    let bases = all.iter().filter_map(|artifact| {
+        let is_good = artifact.damaged.is_none() && chain::line(artifact, all).is_ok();
+        let base = artifact.manifest.base.clone()?;
+        Some(Based { system: artifact.manifest.source.system_identifier, base, is_good })
+    });
+    Ok((coverages, repository.wal_tree(now).await?, bases.collect()))
 }
 
 impl Survey {
@@ -239,12 +256,16 @@ impl Judge<'_> {
         missing
     }
 
-    /// Whether the repository `name` has a base backup that begins behind `range`.
+    /// Whether the repository `name` has a good base backup that begins behind `range`. One of the system that an upgrade
+    /// put in the place of this one counts too: it begins with timeline 1 again, behind everything that was before.
     fn is_passed(&self, name: &str, stretch: &Stretch, range: SegmentRange, size: SegmentSize) -> bool {
-        let mut bases = self.bases.iter().filter(|(other, (system, _))| other == name && stretch.is_of(*system));
-        bases.any(|(_, (_, base))| {
-            let first = base.segments().and_then(|log| log.first.number(size));
-            base.timeline >= self.timeline && first > range.last.number(size)
+        let own = stretch.system.or_else(|| self.eras.iter().next().map(|era| era.system));
+        let is_successor = |based: &Based| own.zip(based.system).is_some_and(|(own, theirs)| own != theirs);
+        let mut bases = self.bases.iter().filter(|(other, based)| other == name && based.is_good);
+        bases.any(|(_, based)| {
+            let first = based.base.segments().and_then(|log| log.first.number(size));
+            let leads_on = based.base.timeline >= self.timeline || is_successor(based);
+            leads_on && first > range.last.number(size)
         })
     }
 
@@ -275,8 +296,8 @@ impl Judge<'_> {
         let later = |(other, coverage): &(String, Coverage)| {
             other == name && coverage.timeline > self.timeline && !coverage.ranges.is_empty()
         };
-        let bases = self.bases.iter().filter(|(other, (system, _))| other == name && stretch.is_of(*system));
-        let needed: Vec<(u64, u64)> = bases.filter_map(|(_, (_, base))| self.needed(base, size)).collect();
+        let bases = self.bases.iter().filter(|(other, based)| other == name && stretch.is_of(based.system));
+        let needed: Vec<(u64, u64)> = bases.filter_map(|(_, based)| self.needed(&based.base, size)).collect();
         let first = match own.into_iter().chain(needed.iter().map(|(first, _)| *first)).min() {
             Some(first) => first,
             None if self.held.iter().any(later) => return None,
