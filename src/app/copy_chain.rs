@@ -10,7 +10,7 @@ use crate::app::App;
 use crate::app::audit::LOCK_TIMEOUT;
 use crate::app::restored_chain::{RestoredChain, Stated};
 use crate::catalog::Reading;
-use crate::model::failure::Failure;
+use crate::model::failure::{Failure, FailureKind};
 use crate::model::verb::Verb;
 use crate::ops::Setting;
 use crate::ops::audit_verify::{self, Scope, Signed};
@@ -45,27 +45,40 @@ pub enum CopyChain {
 }
 
 impl App {
-    /// Verifies the chain of the copy that was `started`; its server must be up. Where the copy `takes_over`, for this reason, and
-    /// its chain is whole, that is stated in the signed record.
+    /// Verifies the chain of the copy that was `started` from a base backup of the moment `based`. Where the copy `takes_over`,
+    /// for this reason, is a primary already, and its chain is whole, that is stated in the signed record: one that may
+    /// still be thrown away has taken nobody's place. Nothing of one that is shut down and takes over from nobody.
     pub async fn chain_of_copy(
         &self,
         started: &Started,
+        based: DateTime<Utc>,
         takes_over: Option<String>,
         setting: &Setting,
-    ) -> RestoredChain {
-        let chain = match self.verify_copy(started, setting).await {
-            Ok(chain) => chain,
-            Err(failure) => CopyChain::Unknown { reason: failure.full_message() },
+    ) -> Option<RestoredChain> {
+        let is_down = started.state == "shut down";
+        if is_down && takes_over.is_none() {
+            return None;
+        }
+        let verified = match is_down {
+            true => Err(Failure::new(FailureKind::Failed, "verify it: the copy is shut down")),
+            false => self.verify_copy(started, based, setting).await,
         };
+        let chain = verified.unwrap_or_else(|failure| CopyChain::Unknown { reason: failure.full_message() });
         let stated = match (&chain, takes_over) {
-            (CopyChain::Whole { .. }, Some(reason)) => match self.connection_of_copy(started) {
-                Ok(connection) => self.state_restore(connection, reason, setting).await,
-                Err(failure) => Stated::Missing { why: failure.full_message() },
-            },
+            (_, None) => Stated::NotNeeded,
+            (CopyChain::NotInstalled, Some(_)) => self.stated_without_chain().await,
+            (CopyChain::Whole { .. }, Some(reason)) if started.state == "promoted" => {
+                match self.connection_of_copy(started) {
+                    Ok(connection) => self.state_restore(connection, reason, setting).await,
+                    Err(failure) => Stated::Missing { why: failure.full_message() },
+                }
+            }
+            (CopyChain::Whole { .. }, Some(_)) => self.stated_once_promoted().await,
+            (_, Some(_)) if is_down => self.stated_once_promoted().await,
             (CopyChain::Broken { .. } | CopyChain::Unknown { .. }, Some(_)) => Stated::not_whole(),
-            _ => Stated::NotNeeded,
         };
-        RestoredChain { chain, rebuilt: None, stated }
+        let is_of_no_chain = is_down && stated == Stated::NotNeeded;
+        (!is_of_no_chain).then_some(RestoredChain { chain, rebuilt: None, stated })
     }
 
     /// The database of the chain in the copy, as the role that verifies.
@@ -82,19 +95,24 @@ impl App {
         Ok(request.resolve()?)
     }
 
-    async fn verify_copy(&self, started: &Started, setting: &Setting) -> Result<CopyChain, Failure> {
+    async fn verify_copy(
+        &self,
+        started: &Started,
+        based: DateTime<Utc>,
+        setting: &Setting,
+    ) -> Result<CopyChain, Failure> {
         let connection = self.connection_of_copy(started)?;
         if !audit::is_installed(&connection.connect().await?).await? {
             return Ok(CopyChain::NotInstalled);
         }
-        self.verified_as_of(&connection, started.last_commit, setting).await
+        // Where no commit was replayed there was none while the backup was made.
+        self.verified_as_of(&connection, Some(started.last_commit.unwrap_or(based)), setting).await
     }
 
-    /// Whether checkpoints of the chain were ever signed.
-    pub(in crate::app) async fn has_signed_chain(&self) -> Result<bool, Failure> {
+    /// Everything that was ever signed of the chain.
+    pub(in crate::app) async fn signed(&self) -> Result<Signed, Failure> {
         let (repositories, unopened) = self.try_repositories(None).await?;
-        let signed = Signed::read(&repositories, &unopened, Reading::Recent, self.clock.now()).await;
-        Ok(signed.count() > 0 || !signed.troubles.is_empty())
+        Ok(Signed::read(&repositories, &unopened, Reading::Recent, self.clock.now()).await)
     }
 
     /// Verifies every row of a chain and holds it against what was signed until `state`, or against all of it.
@@ -104,8 +122,7 @@ impl App {
         state: Option<DateTime<Utc>>,
         setting: &Setting,
     ) -> Result<CopyChain, Failure> {
-        let (repositories, unopened) = self.try_repositories(None).await?;
-        let mut signed = Signed::read(&repositories, &unopened, Reading::Recent, self.clock.now()).await;
+        let mut signed = self.signed().await?;
         if let Some(state) = state {
             signed.forget_after(state);
         }
@@ -116,6 +133,11 @@ impl App {
             terms: self.checkpoint_terms(None)?,
         };
         let verified = audit_verify::verify(&options, connection, &signed, setting).await?;
+        if let (true, Some(trouble)) = (verified.findings.is_empty(), signed.troubles.first()) {
+            return Ok(CopyChain::Unknown {
+                reason: format!("compare it with all that was signed: {}", trouble.message),
+            });
+        }
         if verified.findings.is_empty() {
             let audit_verify::Verified { rows, seq, checkpoints, .. } = verified;
             return Ok(CopyChain::Whole { rows, seq, checkpoints });

@@ -78,9 +78,10 @@ impl App {
             Err(failure) => (None, CopyChain::Unknown { reason: failure.full_message() }),
         };
         let stated = match (&chain, back.state) {
-            (CopyChain::NotInstalled, _) | (_, None) => Stated::NotNeeded,
+            (_, None) => Stated::NotNeeded,
             (chain, Some(_)) => match self.signed_connection() {
                 Ok(signed) if signed.database() != back.database => Stated::NotNeeded,
+                _ if *chain == CopyChain::NotInstalled => self.stated_without_chain().await,
                 Ok(signed) if matches!(chain, CopyChain::Whole { .. }) => {
                     self.state_restore(signed, back.reason.clone(), setting).await
                 }
@@ -140,8 +141,31 @@ impl App {
         }
     }
 
+    /// Of a restore that brought no chain: that there is none any more must be known, where there was one.
+    pub(in crate::app) async fn stated_without_chain(&self) -> Stated {
+        let why = match self.signed().await {
+            Ok(signed) if signed.count() > 0 => {
+                "the backup has no chain, and one was signed: `dbagent audit install` makes a new one".to_owned()
+            }
+            // Whoever signs nothing need not hear of it.
+            Ok(signed) if signed.troubles.is_empty() || self.signing_job().is_none() => return Stated::NotNeeded,
+            Ok(_) => "the backup has no chain, and whether one was signed is not known".to_owned(),
+            Err(failure) => failure.full_message(),
+        };
+        Stated::Missing { why }
+    }
+
+    /// Of a copy that is to take the primary's place and has not yet.
+    pub(in crate::app) async fn stated_once_promoted(&self) -> Stated {
+        match self.signed().await {
+            Ok(signed) if !signed.may_be_chain() => Stated::NotNeeded,
+            Ok(_) => Stated::Missing { why: "the copy is not promoted yet: say so once it is".to_owned() },
+            Err(failure) => Stated::Missing { why: failure.full_message() },
+        }
+    }
+
     async fn try_to_state(&self, connection: Connection, reason: String, setting: &Setting) -> Result<Stated, Failure> {
-        if !self.has_signed_chain().await? {
+        if !self.signed().await?.may_be_chain() {
             return Ok(Stated::NotNeeded);
         }
         let outcome = self.audit_checkpoint_of(connection, self.signing_job(), Some(reason), setting).await?;

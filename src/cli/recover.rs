@@ -42,10 +42,10 @@ pub async fn run(app: &App, arguments: &Restore, output: &Output) -> Result<Code
         false => None,
     };
     app.remember_pace(&plan, &restored, started.as_ref());
-    let chain = match started.as_ref().filter(|started| started.state != "shut down") {
+    let chain = match started.as_ref() {
         Some(started) => {
             let reason = format!("dbagent restore to {} from the backup {}", options.target, plan.artifact.name);
-            Some(app.chain_of_copy(started, options.takeover.then_some(reason), &setting).await)
+            app.chain_of_copy(started, plan.base.stopped, options.takeover.then_some(reason), &setting).await
         }
         None => None,
     };

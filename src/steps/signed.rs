@@ -94,6 +94,11 @@ impl Signed {
         self.marks().count()
     }
 
+    /// Whether a chain was ever signed, as far as anybody can know.
+    pub fn may_be_chain(&self) -> bool {
+        self.count() > 0 || !self.troubles.is_empty()
+    }
+
     /// The newest place up to which everything was verified, and when.
     pub fn anchor(&self) -> Option<(Anchor, DateTime<Utc>)> {
         let newest = self.marks().filter(|mark| mark.verified).max_by_key(|mark| mark.taken)?;

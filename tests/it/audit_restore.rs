@@ -64,6 +64,25 @@ fn f106b_a_log_made_what_it_was_is_a_shorter_chain_and_says_so_in_the_signed_rec
 }
 
 #[test]
+fn a_database_put_back_from_before_its_chain_was_made_is_not_settled_where_one_was_signed() {
+    let desk = bc003_server::desk(Some(&format!("{PLAN}[job.whole]\nverb = 'dump'\nschedule = '0 5 * * 0'\n")));
+    desk.json(0, &["job", "run", "whole"]);
+    let database = desk.site.connection().database().to_owned();
+    let replace = ["restore", "--database", &database, "--replace", "--yes"];
+    let before = desk.json(0, &replace);
+    assert_eq!(
+        (&before["audit"]["chain"], &before["audit"]["stated"]),
+        (&"not_installed".into(), &"not_needed".into())
+    );
+    desk.json(0, &["audit", "install", "--yes"]);
+    desk.site.ask(&insert(20));
+    desk.json(0, &["audit", "checkpoint"]);
+    let restored = desk.json(3, &replace);
+    assert_eq!(restored["audit"]["stated"], "missing", "{restored}");
+    assert!(restored["audit"]["why"].as_str().unwrap().contains("one was signed"), "{restored}");
+}
+
+#[test]
 fn f106b_rows_of_another_chain_are_not_mixed_with_this_one() {
     let desk = desk();
     desk.site.ask(

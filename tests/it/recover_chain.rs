@@ -75,8 +75,61 @@ async fn the_copy_s_audit_chain_is_verified_against_what_was_signed_before_the_m
     assert_eq!(restored["audit"]["stated"], "not_needed", "a look at the past changes nothing");
     let broken = restore_as(&desk, 3, &forged, &["--takeover"]);
     assert_eq!(broken["audit"]["stated"], "missing", "{broken}");
-    let taken_over = restore_as(&desk, 0, &whole, &["--takeover"]);
+    let waits = restore_as(&desk, 3, &whole, &["--takeover"]);
+    assert_eq!((&waits["audit"]["chain"], &waits["audit"]["stated"]), (&"whole".into(), &"missing".into()));
+    assert!(waits["audit"]["why"].as_str().unwrap().contains("not promoted yet"), "it may be thrown away: {waits}");
+    let down = restore_as(&desk, 3, &whole, &["--takeover", "--action", "shutdown"]);
+    assert_eq!((&down["audit"]["chain"], &down["audit"]["stated"]), (&"unknown".into(), &"missing".into()), "{down}");
+    let taken_over = restore_as(&desk, 0, &whole, &["--takeover", "--action", "promote"]);
     assert_eq!((&taken_over["audit"]["chain"], &taken_over["audit"]["stated"]), (&"whole".into(), &"signed".into()));
+}
+
+/// A desk with a chain of 50 rows that was signed in its repositories `local` and `far`, and a base backup.
+async fn chained() -> Desk {
+    let desk = archive::desk();
+    let far = desk.site.directory("far");
+    desk.configure(&format!("[repository.far]\nurl = 'file://{}'\nwal = false\n", far.display()));
+    archive::give(&desk);
+    let session = desk.site.connection().connect().await.unwrap();
+    bc003::install(session.client()).await.unwrap();
+    bc003::install_roles(session.client()).await.unwrap();
+    desk.json(0, &["audit", "install", "--yes"]);
+    desk.site.ask(&insert(50));
+    desk.json(0, &["audit", "checkpoint"]);
+    backup(&desk);
+    desk
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_copy_in_which_no_commit_was_replayed_is_held_against_what_was_signed_before_its_backup() {
+    let desk = chained().await;
+    desk.site.ask(&insert(20));
+    desk.json(0, &["audit", "checkpoint"]);
+    switch(&desk);
+    let to = place(&desk, "c").display().to_string();
+    let restored = desk.json(0, &["restore", "--to", &to, "--start", "--immediate"]);
+    pg_ctl(&desk, &["stop", "-m", "immediate", "-s", "-D", &to]);
+    assert!(restored["started"]["last_commit"].is_null(), "nothing was committed while it was made: {restored}");
+    assert_eq!(restored["audit"]["chain"], "whole", "{restored}");
+    let audit = &restored["audit"];
+    assert_eq!((&audit["rows"], &audit["checkpoints"]), (&50.into(), &2.into()), "one in each repository: {restored}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_chain_that_cannot_be_compared_with_all_that_was_signed_is_not_called_whole() {
+    let desk = chained().await;
+    let at = moment(&desk);
+    switch(&desk);
+    let signed = desk.site.root().join("far/checkpoints");
+    std::fs::rename(&signed, desk.site.root().join("far-checkpoints")).unwrap();
+    std::fs::write(&signed, "no folder").unwrap();
+    for more in [&[][..], &["--takeover", "--action", "promote"]] {
+        let restored = restore_as(&desk, 3, &at, more);
+        assert_eq!(restored["audit"]["chain"], "unknown", "{restored}");
+        assert!(restored["audit"]["reason"].as_str().unwrap().contains("far were not compared"), "{restored}");
+        let stated = if more.is_empty() { "not_needed" } else { "missing" };
+        assert_eq!(restored["audit"]["stated"], stated, "{restored}");
+    }
 }
 
 #[test]
