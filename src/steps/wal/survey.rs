@@ -1,9 +1,9 @@
 //! What all repositories hold of the WAL, timeline by timeline, and what of it is missing where.
 //!
-//! From listings, manifests and a look into pg_wal; no record of a segment is opened. A gap is judged for each repository:
-//! what another one has, or pg_wal still has, is late; what nobody has is lost. A repository needs the log from its own
-//! oldest base backup on; without one, from whatever it begins with. Where an upgrade began a timeline anew, each system's
-//! stretch is judged by itself: between them nothing ever was.
+//! From listings, manifests and a look into pg_wal; of the records of segments only the few are read that tell whose a
+//! timeline is. A gap is judged for each repository: what another one has, or pg_wal still has, is late; what nobody has is
+//! lost. A repository needs the log from its own oldest base backup on; without one, from whatever it begins with. Where an
+//! upgrade began a timeline anew, each system's stretch is judged by itself: between them nothing ever was.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
