@@ -40,7 +40,8 @@ FROM (SELECT oid FROM logs UNION ALL SELECT oid FROM side) x JOIN pg_catalog.pg_
 LATERAL pg_catalog.aclexplode(c.relacl) i
 WHERE i.grantee <> c.relowner
   AND (i.privilege_type IN ('UPDATE', 'DELETE', 'TRUNCATE', 'TRIGGER')
-       OR i.privilege_type = 'INSERT' AND x.oid IN (pg_catalog.to_regclass('audit.chain_head'), pg_catalog.to_regclass('audit.chain_seq')))
+       OR i.privilege_type = 'INSERT' AND x.oid IN (pg_catalog.to_regclass('audit.chain_head'), pg_catalog.to_regclass('audit.chain_seq'),
+           pg_catalog.to_regclass('audit.profiles')))
 UNION ALL
 SELECT x.oid::pg_catalog.regclass::pg_catalog.text, 'its owner is ' || pg_catalog.pg_get_userbyid(c.relowner)
 FROM side x JOIN pg_catalog.pg_class c ON c.oid = x.oid WHERE pg_catalog.pg_get_userbyid(c.relowner) <> 'audit_owner'

@@ -107,7 +107,7 @@ async fn witness(
     if let Some(sample) = &options.sample {
         let signed = read.newest.as_ref().map(|newest| newest.checkpoint.profiles);
         let broken = extension(sample, repository, &read.marks, signed, setting).await?;
-        told.extend(broken.map(|what| (FindingKind::HistoryRewritten, what)));
+        told.extend(broken);
     }
     let good = told.is_empty();
     findings.extend(told.into_iter().map(|(kind, what)| {
@@ -145,14 +145,15 @@ fn troubles(read: &CheckpointHistory, seen: Option<&Seen>, silence: TimeDelta, n
     troubles
 }
 
-/// Computes from one signed hash to the next, for some pairs. What does not lead there, in words.
+/// Computes from one signed hash to the next, for some pairs. What does not lead there, in words; or that the formulas by which
+/// it would be computed are not those that were signed.
 async fn extension(
     sample: &Sample,
     repository: &Repository,
     marks: &[Mark],
     signed: Option<Option<Digest>>,
     setting: &Setting,
-) -> Result<Option<String>, Failure> {
+) -> Result<Option<(FindingKind, String)>, Failure> {
     let seals = repository.seals(CHAIN, setting.clock.now()).await?.stored;
     let stretches: Vec<(i64, i64)> =
         seals.iter().flat_map(|stored| stored.seal.stretches.iter().map(|each| (each.first, each.last))).collect();
@@ -161,16 +162,14 @@ async fn extension(
     let settled = settle(&snapshot.pinned, &sample.profiles, signed);
     snapshot.profiles = settled.profiles;
     let reader = snapshot.reader().await?;
-    let mut broken = settled.finding.map(|finding| finding.message);
+    let mut broken = settled.finding.map(|finding| (finding.kind, finding.message));
     for (from, to) in pairs {
         setting.require_going_on("compute the next rows")?;
         if broken.is_none() && !leads(&reader, from, to).await? {
             let taken = to.taken.format("%Y-%m-%dT%H:%M:%SZ");
-            broken = Some(format!(
-                "the rows of places {} to {} do not lead to the hash that the checkpoint of {taken} has signed",
-                from.size + 1,
-                to.size
-            ));
+            let places = format!("the rows of places {} to {}", from.size + 1, to.size);
+            let what = format!("{places} do not lead to the hash that the checkpoint of {taken} has signed");
+            broken = Some((FindingKind::HistoryRewritten, what));
             break;
         }
     }

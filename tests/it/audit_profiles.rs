@@ -267,6 +267,15 @@ async fn every_attack_on_old_rows_and_on_their_formula_is_named() {
         carried_out += 1;
     }
     assert_eq!(carried_out, 17);
+    let insert = "GRANT INSERT ON audit.profiles TO bc003_app";
+    stage.database.run(insert).await;
+    let told = stage.findings(&profiles).await;
+    assert!(told.len() == 1 && told[0].message.contains("audit.profiles: bc003_app may INSERT there"), "{told:?}");
+    stage.database.run("REVOKE INSERT ON audit.profiles FROM bc003_app").await;
+    stage.forge(&format!("UPDATE audit_logs SET action = 'x' WHERE {}", row(30))).await;
+    let told = stage.findings(&profiles).await;
+    assert!(told[0].message.ends_with("; the first is held to consulting_tool/v2"), "{told:?}");
+    stage.forge(&format!("UPDATE audit_logs SET action = 'invoice.30' WHERE {}", row(30))).await;
     assert_eq!(stage.findings(&profiles).await, [], "nothing was left behind");
 }
 
@@ -437,8 +446,13 @@ fn a_pinned_formula_is_signed_in_checkpoints_and_seals_and_an_edit_of_it_is_an_a
     desk.site.ask(&insert(4));
     desk.json(0, &["audit", "verify"]);
     desk.json(0, &["audit", "checkpoint"]);
+    desk.site.ask(&insert(2));
+    desk.json(0, &["audit", "checkpoint"]);
     desk.json(0, &["audit", "verify", "--incremental"]);
     desk.json(0, &["audit", "verify", "--partition", &month(&desk, 2)]);
+
+    // Computed from one signed hash to the next by a witness that has a login, past the end of the range.
+    desk.json(0, &["audit", "witness", "--sample", "5"]);
 
     // Edited in the configuration: told by verification and checkpoint, every time, and nothing is called altered.
     edit(&desk, "separator = '|'", "separator = ','");
@@ -450,6 +464,7 @@ fn a_pinned_formula_is_signed_in_checkpoints_and_seals_and_an_edit_of_it_is_an_a
             "{told}"
         );
         assert_eq!(codes(&desk.json(13, &["audit", "checkpoint"])), ["SCHEMA_CHANGED"]);
+        assert_eq!(codes(&desk.json(13, &["audit", "witness", "--sample", "1"])), ["SCHEMA_CHANGED"]);
     }
     // And in the database too, so that both agree: what was signed does not, and no checkpoint is signed over it.
     let reformed = "UPDATE audit.profiles SET definition = d, digest = encode(sha256(convert_to(d, 'UTF8')), 'hex')

@@ -223,7 +223,10 @@ async fn name_unsound(reading: &Reading, snapshot: &ChainSnapshot) -> Result<Opt
         Link::Hash(hash) => hash.to_string(),
         Link::None | Link::Malformed => "no hash".to_owned(),
     });
-    let finding = finding.rows(FirstBad { partition, ..first }, count);
+    let mut finding = finding.rows(FirstBad { partition, ..first }, count);
+    if let Some(formula) = keys.get(at).and_then(|key| snapshot.profiles.at(key.recorded_at)) {
+        finding.message.push_str(&format!("; the first is held to {}", formula.name()));
+    }
     Ok(Some(finding.differs(unsound.map(|unsound| unsound.computed.to_string()), actual)))
 }
 
