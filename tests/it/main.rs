@@ -29,6 +29,8 @@ mod base_backup;
 mod base_expiry;
 mod base_failover;
 mod base_incremental;
+#[cfg(feature = "long")]
+mod base_many;
 mod base_remote;
 #[cfg(feature = "failpoints")]
 mod base_resume;
