@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use crate::host::FileError;
 use crate::host::durable::read_bounded;
 use crate::model::lsn::{Lsn, SystemId, Timeline};
-use crate::model::wal::SegmentSize;
+use crate::model::wal::{SegmentName, SegmentSize};
 
 /// Largest control file, in bytes; PostgreSQL pads it to 8 KiB.
 const LIMIT: u64 = 64 << 10;
@@ -73,6 +73,12 @@ impl ControlFile {
         })
     }
 
+    /// Whether the server that wrote it took its log from elsewhere: a standby, up or shut down, or a recovery from the
+    /// archive (`DB_SHUTDOWNED_IN_RECOVERY`, `DB_IN_ARCHIVE_RECOVERY`).
+    pub fn is_in_recovery(&self) -> bool {
+        matches!(self.state, 2 | 5)
+    }
+
     /// Whether the server that wrote it was shut down in good order.
     pub fn is_shut_down(&self) -> bool {
         matches!(self.state, 1 | 2)
@@ -90,6 +96,8 @@ pub struct DataDirectory {
     pub system_identifier: SystemId,
     /// The size of its WAL segments.
     pub segment_size: SegmentSize,
+    /// The timeline that its server writes itself; nothing of a standby and of a recovery, which take what others wrote.
+    pub writes: Option<Timeline>,
 }
 
 /// A data directory that could not be understood: lower-case, fits after "failed to".
@@ -126,13 +134,20 @@ impl DataDirectory {
         for _ in 0..ATTEMPTS {
             let bytes = read_bounded(&path.join("global/pg_control"), LIMIT).map_err(broken)?;
             match ControlFile::read(&bytes) {
-                Ok(ControlFile { system_identifier, segment_size, .. }) => {
-                    return Ok(Self { path: path.to_owned(), major, system_identifier, segment_size });
+                Ok(control) => {
+                    let ControlFile { system_identifier, segment_size, timeline, .. } = control;
+                    let writes = (!control.is_in_recovery()).then_some(timeline);
+                    return Ok(Self { path: path.to_owned(), major, system_identifier, segment_size, writes });
                 }
                 Err(what) => last = what,
             }
         }
         Err(malformed(last))
+    }
+
+    /// Whether somebody else wrote `segment`: what its file's time says is when it was received, or copied.
+    pub fn received(&self, segment: SegmentName) -> bool {
+        self.writes.is_none_or(|own| segment.timeline() < own)
     }
 
     /// The data directory that the WAL file `path` lies in: the parent of its `pg_wal`; nothing when it lies elsewhere.

@@ -37,6 +37,7 @@ pub mod tables;
 mod tls;
 pub mod tools;
 pub mod wal_blocks;
+pub mod wal_commits;
 pub mod wal_files;
 pub mod wal_page;
 pub mod wal_records;

@@ -115,6 +115,7 @@ mod tests {
             major: 15,
             system_identifier: SystemId(7_000_000_000_000_000_001),
             segment_size: SegmentSize::new(MIB).unwrap(),
+            writes: Some(Timeline(1)),
         }
     }
 

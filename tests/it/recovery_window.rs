@@ -1,8 +1,12 @@
 //! What `status` says of the recovery window: to which moments, on which timeline, and where a gap shortens it.
 
+use std::time::{Duration, Instant};
+
 use crate::base_backup::backup;
 use crate::recover::{Copy, commit, ledger, walk};
+use crate::stage::agent::signal;
 use crate::stage::archive::{self, switch};
+use crate::stage::standby::Standby;
 
 #[test]
 fn status_leads_with_the_window_and_its_ends_can_be_restored() {
@@ -152,4 +156,46 @@ fn f57_a_running_agent_makes_a_base_backup_where_the_log_has_a_gap() {
     assert_eq!(bases(&desk).len(), 2, "it is made once");
     let copy = Copy::restore(&desk, "c", &["--target-time", &after.at]);
     assert_eq!(copy.rows(), [1, 2, 3, 4]);
+}
+
+#[test]
+fn a_segment_that_a_standby_received_late_does_not_promise_what_was_committed_meanwhile() {
+    let desk = archive::desk();
+    ledger(&desk);
+    backup(&desk);
+    switch(&desk);
+    let standby = Standby::of(&desk.site.server, &["archive_mode=off"]);
+    desk.site.server.sql("ALTER SYSTEM SET archive_command = 'false'").unwrap();
+    desk.site.server.sql("SELECT pg_reload_conf()").unwrap();
+    let deadline = Instant::now() + Duration::from_secs(60);
+    let await_answer = |query: &str, is_it: &dyn Fn(&str) -> bool| loop {
+        let answer = standby.ask("postgres", query);
+        if is_it(&answer) {
+            return answer;
+        }
+        assert!(Instant::now() < deadline, "{query} gives {answer:?}");
+        std::thread::sleep(Duration::from_millis(20));
+    };
+    let receiver = await_answer("SELECT max(pid) FROM pg_stat_wal_receiver", &|answer| !answer.is_empty());
+    signal(receiver.parse().unwrap(), "STOP");
+    let end_segment = || {
+        desk.site.ask("SELECT pg_sleep(0.05)");
+        desk.site.ask("SELECT pg_walfile_name(pg_switch_wal())")
+    };
+    commit(&desk, 1);
+    let first = end_segment();
+    let late = commit(&desk, 2);
+    end_segment();
+    signal(receiver.parse().unwrap(), "CONT");
+    let received = format!("SELECT pg_last_wal_receive_lsn() >= '{}'", late.position);
+    await_answer(&received, &|answer| answer == "t");
+    let path = standby.directory().join("data/pg_wal").join(&first);
+    desk.json(0, &["wal", "push", &path.display().to_string()]);
+    let told = desk.json(3, &["status"]);
+    let until = told["recovery"]["windows"][0]["spans"][0]["until"].as_str().unwrap();
+    assert!(until < late.at.as_str(), "the second row is in no stored segment: {until} {}", late.at);
+    let to = crate::recover::place(&desk, "c").display().to_string();
+    desk.json(14, &["restore", "--to", &to, "--target-time", &late.at, "--plan"]);
+    let copy = Copy::restore(&desk, "c", &["--target-time", until]);
+    assert_eq!(copy.rows(), [1], "its newest commit is covered");
 }

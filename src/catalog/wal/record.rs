@@ -37,6 +37,10 @@ pub struct WalRecord {
     /// When the server last wrote to it, by that host's clock; earlier versions did not say.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub written: Option<DateTime<Utc>>,
+    /// Whether it is of a server that received it, and did not write it: `written` is then the newest end of a transaction
+    /// in it, and absent where none ends.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub received: bool,
     /// Version of dbagent that stored it.
     pub agent_version: String,
     /// Of a history: what it says, so that the tree of timelines is known without a key.
@@ -54,9 +58,13 @@ impl WalRecord {
     /// Up to when everything that was acknowledged as committed is in this segment or in those before it: the server writes
     /// a segment's end before it flushes what follows, and acknowledges a commit after that flush. What is not waited for
     /// (`synchronous_commit = off`) may be acknowledged up to three `wal_writer_delay` earlier than it is written. When it was
-    /// stored would be too late where archiving lags: what was committed meanwhile is in segments that are not stored yet.
-    pub fn covers_until(&self) -> DateTime<Utc> {
-        self.written.map_or(self.recorded, |written| written.min(self.recorded))
+    /// stored would be too late where archiving lags: what was committed meanwhile is in segments that are not stored yet. Nothing where
+    /// only the segments before it can tell.
+    pub fn covers_until(&self) -> Option<DateTime<Utc>> {
+        match (self.written, self.received) {
+            (Some(written), _) => Some(written.min(self.recorded)),
+            (None, received) => (!received).then_some(self.recorded),
+        }
     }
 
     pub(super) fn text(&self) -> Result<String, CatalogError> {

@@ -3,7 +3,8 @@
 //!
 //! From listings and records alone, no key is needed. The reach of a base backup is the log from its start without a gap.
 //! The newest segment's record says when the server last wrote to it, and everything committed by then is in it or before
-//! it: that instant ends the window, however late the segment was stored.
+//! it: that instant ends the window, however late the segment was stored. One that a standby received says when its last
+//! transaction ended instead.
 
 use std::collections::BTreeMap;
 
@@ -15,7 +16,8 @@ use crate::model::base::BaseRecord;
 use crate::model::eras::Eras;
 use crate::model::lsn::{Lsn, SystemId, Timeline};
 use crate::model::manifest::Manifest;
-use crate::model::wal::{SegmentName, WalFile};
+use crate::model::timeline::TimelineHistory;
+use crate::model::wal::{SegmentName, SegmentSize, WalFile};
 use crate::model::wal_retention::{Place, Timelines};
 
 /// What a repository holds of the WAL.
@@ -134,6 +136,10 @@ impl Archive {
                 }
             }
         };
+        let covered = match covered {
+            Some(covered) => covered,
+            None => self.covered_before(last, (&history, size, first), repository, now).await?.unwrap_or(base.stopped),
+        };
         let later = |coverage: &Coverage| {
             let is_later = |segment: SegmentName| {
                 let number = segment.number(size);
@@ -151,5 +157,25 @@ impl Archive {
             segments: next - first,
             gap,
         }))
+    }
+
+    /// Up to when everything acknowledged is known to be in the segments before `last`, from number `first` on: the newest
+    /// that can tell does.
+    async fn covered_before(
+        &self,
+        last: SegmentName,
+        (history, size, first): (&TimelineHistory, SegmentSize, u64),
+        repository: &Repository,
+        now: DateTime<Utc>,
+    ) -> Result<Option<DateTime<Utc>>, CatalogError> {
+        for number in (first..last.number(size).unwrap_or(first)).rev() {
+            match repository.wal_record(WalFile::Segment(history.segment(number, size)), now).await {
+                Ok(Some(record)) if record.covers_until().is_none() => {}
+                Ok(record) => return Ok(record.and_then(|record| record.covers_until())),
+                Err(error) if matches!(error.kind, CatalogErrorKind::Storage(_)) => return Err(error),
+                Err(_) => return Ok(None),
+            }
+        }
+        Ok(None)
     }
 }

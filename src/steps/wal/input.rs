@@ -2,14 +2,18 @@
 
 use std::path::{Path, PathBuf};
 
+use chrono::{DateTime, Utc};
+
 use crate::host::durable::read_bounded;
 use crate::host::{FileIdentity, FileSource};
 use crate::model::failure::{Failure, FailureKind};
 use crate::model::lsn::Timeline;
 use crate::model::timeline::{TimelineHistory, TimelineSwitch};
-use crate::model::wal::WalFile;
+use crate::model::wal::{SegmentName, WalFile};
 use crate::postgres::control::DataDirectory;
+use crate::postgres::wal_commits::ended_at;
 use crate::postgres::wal_page;
+use crate::steps::wal::records::each_record;
 
 /// Largest history or backup note, in bytes: thousands of timelines.
 const NOTE_LIMIT: u64 = 1 << 20;
@@ -27,6 +31,11 @@ pub struct WalInput {
     pub directory: DataDirectory,
     /// Of a history: what it says.
     pub ancestors: Vec<TimelineSwitch>,
+    /// When the server last wrote to it; of a segment that it received, the newest end of a transaction in it: when it was
+    /// received says nothing of when what follows was acknowledged.
+    pub written: Option<DateTime<Utc>>,
+    /// Whether its server received it, and did not write it itself.
+    pub received: bool,
 }
 
 impl WalInput {
@@ -42,9 +51,16 @@ impl WalInput {
         let directory = data_directory_of(path, data_directory)?;
         let source = open(path)?;
         let (path, identity) = (path.to_owned(), source.identity());
-        let mut input = Self { file, path, identity, directory, ancestors: Vec::new() };
+        let written = identity.modified();
+        let mut input = Self { file, path, identity, directory, ancestors: Vec::new(), written, received: false };
         match file {
-            WalFile::Segment(_) | WalFile::Partial(_) => input.check_segment(&source)?,
+            WalFile::Segment(segment) | WalFile::Partial(segment) => {
+                input.check_segment(segment, &source)?;
+                input.received = input.directory.received(segment);
+                if input.received {
+                    input.written = input.newest_end(segment)?;
+                }
+            }
             WalFile::History(timeline) => input.ancestors = input.read_history(timeline)?,
             WalFile::Backup { .. } => input.check_backup_note()?,
         }
@@ -63,8 +79,17 @@ impl WalInput {
         }
     }
 
-    fn check_segment(&self, source: &FileSource) -> Result<(), Failure> {
-        let Some(segment) = self.file.segment() else { return Ok(()) };
+    /// When the last transaction ended of those that end in it, by the clock of who wrote it.
+    fn newest_end(&self, segment: SegmentName) -> Result<Option<DateTime<Utc>>, Failure> {
+        let mut newest = None;
+        each_record(segment, &self.path, &self.directory, &mut |record| newest = newest.max(ended_at(&record)))
+            .map_err(|error| {
+                Failure::new(FailureKind::Failed, format!("read {}", self.path.display())).because(error)
+            })?;
+        Ok(newest)
+    }
+
+    fn check_segment(&self, segment: SegmentName, source: &FileSource) -> Result<(), Failure> {
         let first = source.first(wal_page::HEADER_BYTES).map_err(|error| unreadable(&self.path, error))?;
         let history = || self.neighbour_history(segment.timeline());
         let checked = wal_page::check(segment, &first, source.size(), &self.directory, history);

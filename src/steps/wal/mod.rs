@@ -9,6 +9,7 @@ mod copy;
 mod fetch;
 mod guard;
 mod input;
+mod records;
 mod store;
 mod survey;
 
