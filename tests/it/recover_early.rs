@@ -126,3 +126,28 @@ fn a_moment_that_the_log_is_not_known_to_cover_is_reached_only_where_it_has_a_la
     let copy = Copy::restore(&desk, "c", &["--target-time", until]);
     assert_eq!(copy.rows(), [1]);
 }
+
+#[test]
+fn a_recovery_that_pauses_on_its_way_is_not_at_its_target() {
+    let mut desk = archive::desk();
+    ledger(&desk);
+    backup(&desk);
+    desk.site.server.sql("ALTER SYSTEM SET max_connections = 150").unwrap();
+    desk.site.server.stop();
+    desk.site.server.resume().unwrap();
+    commit(&desk, 1);
+    let at = commit(&desk, 2).at;
+    commit(&desk, 3);
+    switch(&desk);
+    let to = place(&desk, "c");
+    let refused = desk.json(1, &["restore", "--start", "--to", to.to_str().unwrap(), "--target-time", &at]);
+    let message = refused["error"]["message"].as_str().unwrap();
+    assert!(message.contains("paused before its target") && message.contains("max_connections"), "{refused}");
+    assert!(!to.join("postmaster.pid").exists(), "nobody takes it for the copy that was wanted");
+    let settings = to.join("postgresql.auto.conf");
+    let text = std::fs::read_to_string(&settings).unwrap();
+    std::fs::write(&settings, text + "max_connections = 150\n").unwrap();
+    start_by_hand(&desk, "pausing at the end of recovery");
+    let copy = Copy { desk: &desk, directory: to, started: serde_json::Value::Null };
+    assert_eq!(copy.rows(), [1, 2], "with the setting raised it goes on, as the hint says");
+}

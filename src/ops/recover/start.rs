@@ -26,6 +26,8 @@ const ASK_EVERY: Duration = Duration::from_millis(200);
 const LOG: &str = "dbagent-restore.log";
 const LOG_LIMIT: u64 = 64 << 20;
 const RAN_OUT: &str = "recovery ended before configured recovery target was reached";
+const PAUSES_AT_TARGET: &str = "pausing at the end of recovery";
+const TOO_LOW: &str = "is a lower setting than on the primary";
 const PORT: u16 = 5432;
 
 /// What starts a copy.
@@ -154,7 +156,7 @@ impl Copy<'_> {
             ("hba_file", self.directory.join("dbagent-restore.hba").display().to_string()),
             ("logging_collector", "off".to_owned()),
             ("log_destination", "stderr".to_owned()),
-            ("log_min_messages", "log".to_owned()),
+            ("log_min_messages", "warning".to_owned()),
             ("lc_messages", "C".to_owned()),
             ("hot_standby", "on".to_owned()),
         ];
@@ -184,6 +186,24 @@ impl Copy<'_> {
     fn log(&self) -> String {
         let bytes = durable::read_bounded(&self.directory.join(LOG), LOG_LIMIT).unwrap_or_default();
         String::from_utf8_lossy(&bytes).into_owned()
+    }
+
+    /// Of a recovery that pauses on its way: the log asks for a setting that is higher than when the backup was made
+    /// (manual, "Administrator's Overview" of hot standby). It is stopped, so that nobody takes it for the copy.
+    async fn held_up(&self) -> Failure {
+        self.stop().await;
+        let log = self.log();
+        let mut details = log.lines().filter_map(|line| line.split_once("DETAIL:")).map(|(_, why)| why.trim());
+        let why = details.rfind(|why| why.contains(TOO_LOW));
+        let message = format!(
+            "recover the copy in {}: it paused before its target: {}",
+            self.directory.display(),
+            why.unwrap_or("PostgreSQL does not say why")
+        );
+        Failure::new(FailureKind::Failed, message).hint(format!(
+            "Raise the setting in {}, and start the copy with pg_ctl: it goes on from there.",
+            self.directory.join("postgresql.auto.conf").display()
+        ))
     }
 
     fn failed(&self, why: String) -> Failure {
@@ -222,6 +242,9 @@ impl Copy<'_> {
                 Ok(row) => {
                     let (recovering, paused): (bool, String) = (row.get("recovering"), row.get("paused"));
                     let replayed: Option<String> = row.get("replayed");
+                    if paused == "paused" && !self.log().contains(PAUSES_AT_TARGET) {
+                        return Err(self.held_up().await);
+                    }
                     if !recovering || paused == "paused" {
                         let state = if recovering { "paused" } else { "promoted" }.to_owned();
                         let (socket, last_commit) = (self.socket(), row.get("last_commit"));
