@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 
 use crate::host::FileError;
 use crate::host::durable::read_bounded;
+use crate::model::base::CONTROL_FILE;
 use crate::model::lsn::{Lsn, SystemId, Timeline};
 use crate::model::wal::{SegmentName, SegmentSize};
 
@@ -15,7 +16,7 @@ use crate::model::wal::{SegmentName, SegmentSize};
 const LIMIT: u64 = 64 << 10;
 
 /// How often a torn copy is read again.
-const ATTEMPTS: u32 = 10;
+const ATTEMPTS: u32 = 20;
 
 /// Where the fields stand.
 const VERSION_AT: usize = 8;
@@ -47,6 +48,21 @@ pub struct ControlFile {
 }
 
 impl ControlFile {
+    /// Reads the control file of the data directory `path`, again while it is torn. Gives what it says, and its bytes.
+    pub fn of(path: &Path) -> Result<(Self, Vec<u8>), DataDirectoryError> {
+        let named = || path.display().to_string();
+        let mut last = "its control file";
+        for _ in 0..ATTEMPTS {
+            let read = read_bounded(&path.join(CONTROL_FILE), LIMIT);
+            let bytes = read.map_err(|source| DataDirectoryError::File { path: named(), source })?;
+            match Self::read(&bytes) {
+                Ok(control) => return Ok((control, bytes)),
+                Err(what) => last = what,
+            }
+        }
+        Err(DataDirectoryError::Malformed { path: named(), what: last.to_owned() })
+    }
+
     /// Reads the file's bytes; nothing when they are torn, or no control file that this version knows.
     pub fn parse(bytes: &[u8]) -> Option<Self> {
         Self::read(bytes).ok()
@@ -127,22 +143,14 @@ impl DataDirectory {
     pub fn read(path: &Path) -> Result<Self, DataDirectoryError> {
         let named = || path.display().to_string();
         let broken = |source| DataDirectoryError::File { path: named(), source };
-        let malformed = |what: &str| DataDirectoryError::Malformed { path: named(), what: what.to_owned() };
         let version = read_bounded(&path.join("PG_VERSION"), LIMIT).map_err(broken)?;
-        let major = String::from_utf8_lossy(&version).trim().parse().map_err(|_| malformed("PG_VERSION"))?;
-        let mut last = "its control file";
-        for _ in 0..ATTEMPTS {
-            let bytes = read_bounded(&path.join("global/pg_control"), LIMIT).map_err(broken)?;
-            match ControlFile::read(&bytes) {
-                Ok(control) => {
-                    let ControlFile { system_identifier, segment_size, timeline, .. } = control;
-                    let writes = (!control.is_in_recovery()).then_some(timeline);
-                    return Ok(Self { path: path.to_owned(), major, system_identifier, segment_size, writes });
-                }
-                Err(what) => last = what,
-            }
-        }
-        Err(malformed(last))
+        let major = String::from_utf8_lossy(&version).trim().parse();
+        let major =
+            major.map_err(|_| DataDirectoryError::Malformed { path: named(), what: "PG_VERSION".to_owned() })?;
+        let control = ControlFile::of(path)?.0;
+        let ControlFile { system_identifier, segment_size, timeline, .. } = control;
+        let writes = (!control.is_in_recovery()).then_some(timeline);
+        Ok(Self { path: path.to_owned(), major, system_identifier, segment_size, writes })
     }
 
     /// Whether somebody else wrote `segment`: what its file's time says is when it was received, or copied.

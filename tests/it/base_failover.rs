@@ -40,10 +40,15 @@ impl Held {
         Self { backup }
     }
 
+    /// Lets it go on.
+    pub fn go_on(self) -> Child {
+        signal(self.backup.id(), "CONT");
+        self.backup
+    }
+
     /// Lets it go on to its end: its exit code and what it said.
     pub fn end(self) -> (Option<i32>, Value) {
-        signal(self.backup.id(), "CONT");
-        let output = self.backup.wait_with_output().unwrap();
+        let output = self.go_on().wait_with_output().unwrap();
         let talk = String::from_utf8_lossy(&output.stderr).into_owned();
         let said = serde_json::from_slice(&output.stdout).unwrap_or_else(|error| panic!("{error}: {talk}"));
         (output.status.code(), said)

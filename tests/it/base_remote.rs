@@ -1,7 +1,10 @@
 //! Base backups through pg_basebackup, by an agent that cannot see the data directory.
 
 use std::cell::Cell;
-use std::process::Stdio;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::PathBuf;
+use std::process::{Child, Stdio};
+use std::time::Duration;
 
 use dbagent::model::base::BaseKind;
 use dbagent::postgres::page::PAGE_BYTES;
@@ -124,6 +127,90 @@ fn f15_a_pg_basebackup_that_loses_its_server_half_way_makes_nothing() {
     assert_eq!(bases_in(&desk, "local"), Vec::<String>::new());
     backup(&desk);
     assert_eq!(bases_in(&desk, "local").len(), 1);
+}
+
+/// Sets the server's `archive_command`; gives the one before.
+fn archive_by(desk: &Desk, command: &str) -> String {
+    let before = desk.site.ask("SHOW archive_command");
+    desk.site.server.sql(&format!("ALTER SYSTEM SET archive_command = $cmd${command}$cmd$")).unwrap();
+    desk.site.server.sql("SELECT pg_reload_conf()").unwrap();
+    before
+}
+
+/// Waits until everything of a base backup is sent and the server, which cannot archive, does not end it.
+fn await_all_but_the_end(desk: &Desk, running: &mut Child) {
+    while desk.site.ask("SELECT count(*) FROM pg_stat_progress_basebackup WHERE phase LIKE 'waiting for wal%'") != "1" {
+        assert!(running.try_wait().unwrap().is_none(), "it ended");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+/// Takes a base backup; all but its end is sent when `meanwhile` is done.
+fn backup_with(desk: &Desk, begin: impl FnOnce() -> Child, meanwhile: impl FnOnce()) -> (Option<i32>, String) {
+    let archive = archive_by(desk, "false");
+    let mut running = begin();
+    await_all_but_the_end(desk, &mut running);
+    meanwhile();
+    archive_by(desk, &archive);
+    let output = running.wait_with_output().unwrap();
+    (output.status.code(), String::from_utf8_lossy(&output.stdout).into_owned())
+}
+
+fn begin(desk: &Desk) -> Child {
+    let mut command = desk.command(&["job", "run", "base", "--json"]);
+    command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()
+}
+
+/// The server's programs, with a pg_basebackup that passes on what the real one gives but for a byte of the control file:
+/// a server of ours looks at its checksum itself, others do not.
+fn with_a_pg_basebackup_that_tears(desk: &Desk) -> PathBuf {
+    let directory = desk.site.directory("bin");
+    let real = desk.site.tools().pg_dump.path.parent().unwrap().to_owned();
+    for name in ["pg_dump", "pg_dumpall", "pg_restore"] {
+        std::os::unix::fs::symlink(real.join(name), directory.join(name)).unwrap();
+    }
+    let script = format!(
+        "#!/bin/bash\n{}/pg_basebackup \"$@\" > $0.tar || exit 1\n\
+         at=$(grep -abo 'global/pg_control' $0.tar | head -1 | cut -d: -f1)\n\
+         printf '\\xff' | dd of=$0.tar bs=1 seek=$((at + 612)) conv=notrunc status=none && cat $0.tar\n",
+        real.display()
+    );
+    let path = directory.join("pg_basebackup");
+    std::fs::write(&path, script).unwrap();
+    std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755)).unwrap();
+    archive::give(desk);
+    directory
+}
+
+#[test]
+fn a_control_file_that_is_torn_or_another_clusters_makes_no_base_backup() {
+    let desk = desk();
+    let text = std::fs::read_to_string(&desk.config).unwrap();
+    let tools = with_a_pg_basebackup_that_tears(&desk);
+    let torn = text.replace("[postgres]\n", &format!("[postgres]\nbin_directory = '{}'\n", tools.display()));
+    std::fs::write(&desk.config, torn).unwrap();
+    let said = desk.json(1, &["job", "run", "base"]).to_string();
+    assert!(said.contains("no whole control file"), "{said}");
+    std::fs::write(&desk.config, text).unwrap();
+
+    let another = || {
+        let held = Held::begin(&desk);
+        let path = desk.site.server.data_directory().join("global/pg_control");
+        let mut bytes = std::fs::read(&path).unwrap();
+        bytes[0] ^= 1;
+        let sum = crc32c::crc32c(&bytes[..288]);
+        bytes[288..292].copy_from_slice(&sum.to_ne_bytes());
+        std::fs::write(&path, bytes).unwrap();
+        held.go_on()
+    };
+    // The server itself goes by what it has in memory, and writes that at its next checkpoint.
+    let (code, said) = backup_with(&desk, another, || drop(desk.site.server.sql("CHECKPOINT").unwrap()));
+    assert_eq!(code, Some(1), "{said}");
+    assert!(said.contains("led to two clusters"), "{said}");
+
+    assert_eq!(bases_in(&desk, "local"), Vec::<String>::new());
+    desk.site.server.sql("CHECKPOINT").unwrap();
+    backup(&desk);
 }
 
 #[test]

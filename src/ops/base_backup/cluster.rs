@@ -6,20 +6,16 @@
 use std::path::{Path, PathBuf};
 
 use crate::host::durable;
-use crate::model::base::CONTROL_FILE;
 use crate::model::failure::{Failure, FailureKind};
 use crate::model::lsn::{Lsn, SystemId, Timeline};
 use crate::model::side::Side;
 use crate::ops::base_backup::reading::PageCheck;
-use crate::postgres::control::{ControlFile, DataDirectory};
+use crate::postgres::control::{ControlFile, DataDirectory, DataDirectoryError};
 use crate::postgres::page::PAGE_BYTES;
 use crate::postgres::{BackupSession, BaseFacts, FileTree};
 
-/// Largest control file, in bytes; PostgreSQL pads it to 8 KiB.
-const CONTROL_LIMIT: u64 = 64 << 10;
-
-/// How often a control file that is being written is read again.
-const READINGS: u32 = 20;
+/// Largest `PG_VERSION`, in bytes.
+const VERSION_LIMIT: u64 = 64;
 
 /// A cluster that can be backed up.
 #[derive(Debug)]
@@ -34,7 +30,7 @@ impl Cluster {
     pub(super) fn look(facts: BaseFacts, configured: Option<&Path>, source: Side) -> Result<Self, Failure> {
         require_side(&facts, source)?;
         require_archiving(&facts)?;
-        let is_here = |told: &PathBuf| durable::read_bounded(&told.join("PG_VERSION"), CONTROL_LIMIT).is_ok();
+        let is_here = |told: &PathBuf| durable::read_bounded(&told.join("PG_VERSION"), VERSION_LIMIT).is_ok();
         let root = configured.map(Path::to_owned).or_else(|| facts.data_directory().filter(is_here));
         let Some(root) = root else { return Ok(Self { facts, tree: None }) };
         let control = read_control(&root)?.0;
@@ -98,6 +94,26 @@ impl Cluster {
         Ok(read_control(self.tree()?.root())?.1)
     }
 
+    /// Errors unless `bytes`, which came through pg_basebackup, are a whole control file of this very cluster: not every
+    /// minor release of the server looks at its checksum, and it came over another connection than ours.
+    pub(super) fn require_own_control(&self, bytes: &[u8]) -> Result<(), Failure> {
+        let failed = |what: String| Failure::new(FailureKind::Failed, format!("end the base backup: {what}"));
+        let Some(control) = ControlFile::parse(bytes) else {
+            let what = "pg_basebackup gave no whole control file: the server was writing it".to_owned();
+            return Err(failed(what).hint("Run the job again."));
+        };
+        let is_other = self.system().is_some_and(|ours| ours != control.system_identifier);
+        if !is_other && self.facts.number("wal_segment_size") == Some(control.segment_size.bytes()) {
+            return Ok(());
+        }
+        let what =
+            format!("pg_basebackup read the system {}, not the server of the session", control.system_identifier);
+        Err(failed(what).hint(
+            "Two connections to the address in [postgres] led to two clusters: is it a balancer's, or a name that moved \
+             meanwhile?",
+        ))
+    }
+
     /// Whether pages have checksums that we understand.
     pub(super) fn verifies_pages(&self) -> bool {
         self.facts.text("data_checksums") == "on" && self.facts.number("block_size") == Some(PAGE_BYTES as u64)
@@ -150,19 +166,18 @@ fn require_archiving(facts: &BaseFacts) -> Result<(), Failure> {
     ))
 }
 
-/// The control file and what it says, read again while it is being written.
+/// The control file and what it says.
 fn read_control(root: &Path) -> Result<(ControlFile, Vec<u8>), Failure> {
-    let path: PathBuf = root.join(CONTROL_FILE);
-    for _ in 0..READINGS {
-        let bytes = durable::read_bounded(&path, CONTROL_LIMIT).map_err(|error| {
-            Failure::new(FailureKind::Failed, format!("read the data directory {}", root.display()))
-                .because(error)
-                .hint("The agent must run where the data directory is, as a user who may read it (initdb -g lets a group).")
-        })?;
-        if let Some(control) = ControlFile::parse(&bytes) {
-            return Ok((control, bytes));
-        }
-    }
-    let message = format!("read {}: its checksum is wrong every time", path.display());
-    Err(Failure::new(FailureKind::Integrity, message).hint("Look at the server's log; pg_controldata shows the file."))
+    ControlFile::of(root).map_err(|error| {
+        let (kind, hint) = match &error {
+            DataDirectoryError::File { .. } => (
+                FailureKind::Failed,
+                "The agent must run where the data directory is, as a user who may read it (initdb -g lets a group).",
+            ),
+            DataDirectoryError::Malformed { .. } => {
+                (FailureKind::Integrity, "Look at the server's log; pg_controldata shows the file.")
+            }
+        };
+        Failure::new(kind, "read the control file").because(error).hint(hint)
+    })
 }

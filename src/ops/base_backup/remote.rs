@@ -345,6 +345,7 @@ impl Parts<'_> {
                 .map_err(refused)
         };
         let kept = work.setting.unless_stopped("end the base backup", ending).await?;
+        work.cluster.require_own_control(&kept.control)?;
         let stopped = self.stopped(&kept, start, label).await?;
         let basis = Basis::Full(work.parent.clone().and_then(Result::err));
         let ending = Ending { number: number + 1, control: kept.control, skipped: Vec::new() };
