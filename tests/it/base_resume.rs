@@ -12,7 +12,10 @@ use crate::base_incremental;
 use crate::cli::Desk;
 use crate::expire_wal::bases_in;
 use crate::recover::{Copy, walk};
+use crate::recover_lost;
 use crate::stage::archive::switch;
+use crate::stage::s3::S3Server;
+use crate::stage::s3_fault::{Action, Rule};
 
 /// Sums over everything that the tests change.
 const SUMS: &str = "SELECT string_agg(name || sum, ' ' ORDER BY name) FROM ( \
@@ -167,6 +170,19 @@ fn nothing_is_used_again_on_other_terms_or_of_a_backup_that_was_being_committed(
 }
 
 #[test]
+fn where_nothing_may_be_deleted_an_interrupted_run_is_begun_anew_at_once() {
+    let server = S3Server::start();
+    let desk = recover_lost::with_far_store(desk(), &server);
+    kill(&desk, "base", "base.part_committed=kill:3");
+    let before = folders(&desk).len();
+    server.fault(Rule::once("DELETE", "", Action::Answer(403, "AccessDenied", Vec::new())).times(10_000));
+    let outcome = backup(&desk);
+    assert!(server.fired() > 0, "a deletion was denied");
+    assert_eq!((resumed(&outcome), folders(&desk).len()), (None, before + 1), "{outcome}");
+    assert_eq!((bases_in(&desk, "local").len(), bases_in(&desk, "s3").len()), (1, 1));
+}
+
+#[test]
 fn a_part_that_is_lost_or_altered_in_the_repository_is_sent_again() {
     let desk = desk();
     kill(&desk, "base", "base.stopped=kill");
@@ -175,9 +191,13 @@ fn a_part_that_is_lost_or_altered_in_the_repository_is_sent_again() {
     parts.sort();
     std::fs::remove_file(&parts[0]).unwrap();
     std::fs::write(&parts[1], "short").unwrap();
+    let mut bytes = std::fs::read(&parts[2]).unwrap();
+    let middle = bytes.len() / 2;
+    bytes[middle] ^= 1;
+    std::fs::write(&parts[2], bytes).unwrap();
     let outcome = backup(&desk);
     let (used, found) = resumed(&outcome).expect("it was gone on with");
-    assert!(used >= 1 && used + 2 <= found, "{used} of {found}");
+    assert!(used >= 1 && used + 3 <= found, "{used} of {found}");
     let made = manifest(&desk);
     folder_is_the_manifests(&desk, &made);
     assert!(made.objects.iter().filter(|object| object.role == ObjectRole::Part).count() > 3);

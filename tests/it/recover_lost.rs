@@ -17,7 +17,17 @@ const PROVEN_MISSING: Option<i32> = Some(1);
 
 /// A desk that archives to a directory near and a store far away, with a base backup and commits after it.
 fn desk(server: &S3Server) -> (Desk, Vec<Acknowledged>) {
-    let mut desk = archive::desk();
+    let desk = with_far_store(archive::desk(), server);
+    ledger(&desk);
+    let mut commits = vec![commit(&desk, 1)];
+    backup(&desk);
+    commits.extend((2..=4).map(|id| commit(&desk, id)));
+    switch(&desk);
+    (desk, commits)
+}
+
+/// The same with a second repository, to which the server archives as well.
+pub fn with_far_store(mut desk: Desk, server: &S3Server) -> Desk {
     let (endpoint, environment) = (server.endpoint(), server.environment());
     desk.configure(&format!("[repository.s3]\nurl = 's3://{BUCKET}/r'\nendpoint = '{endpoint}'\npath_style = true\n"));
     let variables: Vec<String> = environment.iter().map(|(name, value)| format!("{name}={value}")).collect();
@@ -26,12 +36,7 @@ fn desk(server: &S3Server) -> (Desk, Vec<Acknowledged>) {
     desk.site.server.sql(&format!("ALTER SYSTEM SET archive_command = $cmd${command}$cmd$")).unwrap();
     desk.site.server.sql("SELECT pg_reload_conf()").unwrap();
     desk.environment = environment;
-    ledger(&desk);
-    let mut commits = vec![commit(&desk, 1)];
-    backup(&desk);
-    commits.extend((2..=4).map(|id| commit(&desk, id)));
-    switch(&desk);
-    (desk, commits)
+    desk
 }
 
 fn fetch(desk: &Desk, arguments: &[&str]) -> Option<i32> {

@@ -17,7 +17,7 @@ use crate::model::digest::Digest;
 use crate::model::failure::{Failure, FailureKind};
 use crate::model::key::ObjectKey;
 use crate::model::lsn::SystemId;
-use crate::model::manifest::{Encoding, ObjectRecord, VerificationLevel};
+use crate::model::manifest::{Encoding, ObjectRecord};
 
 const HEAD: &str = "head";
 const NOTE: &str = "part-";
@@ -57,14 +57,7 @@ pub(super) struct Note {
     /// What is in it, in order.
     pub(super) lines: Vec<FileLine>,
     /// What is stored of it, by repository.
-    pub(super) held: BTreeMap<String, Held>,
-}
-
-/// A part in one repository.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-pub(super) struct Held {
-    pub(super) record: ObjectRecord,
-    pub(super) level: VerificationLevel,
+    pub(super) held: BTreeMap<String, ObjectRecord>,
 }
 
 impl Journal {

@@ -190,7 +190,9 @@ async fn name(
         recipients: doors.recipients.as_ref().map(|all| all.fingerprints()).unwrap_or_default(),
         places: places.going().iter().map(|place| place.described()).collect(),
     };
-    if let Some((name, _)) = resume::find(journal, places, &terms, options.expire_grace / 2, started).await {
+    if let Some((name, _)) = resume::find(journal, places, &terms, options.expire_grace / 2, started).await
+        && resume::can_clear(places, &name).await
+    {
         return Ok((name, true));
     }
     let name = artifact::free_name(&doors.repositories, started, ArtifactName::of_base).await?;

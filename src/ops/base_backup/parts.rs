@@ -18,7 +18,7 @@ use crate::model::key::ObjectKey;
 use crate::model::lsn::Lsn;
 use crate::model::manifest::{Encoding, ObjectRecord, ObjectRole};
 use crate::ops::base_backup::basis::{Basis, Selector};
-use crate::ops::base_backup::journal::{Held, Note};
+use crate::ops::base_backup::journal::Note;
 use crate::ops::base_backup::plan::{Item, PartPlan, Planner};
 use crate::ops::base_backup::reading::{PageCheck, PartReading, PartReport};
 use crate::ops::base_backup::resume::{self, Adopted};
@@ -178,10 +178,7 @@ impl<'a> Parts<'a> {
         self.send(ObjectRole::Part, key.clone(), Encoding::Tar, source, Some(plan.bytes)).await?;
         let report = std::mem::take(&mut *report.lock().unwrap_or_else(PoisonError::into_inner));
         let going = work.places.going();
-        let held = going.into_iter().filter_map(|place| {
-            let (record, level) = place.held(&key)?;
-            Some((place.repository.name.clone(), Held { record, level }))
-        });
+        let held = going.into_iter().filter_map(|place| Some((place.repository.name.clone(), place.held(&key)?)));
         work.journal.note(&Note { number: plan.number, lines: report.lines.clone(), held: held.collect() });
         pass(FailPoint::BasePartCommitted)?;
         self.take(report, feeder).await

@@ -15,7 +15,7 @@ use futures_util::future::BoxFuture;
 use crate::catalog::{ArtifactName, Identity, Repository};
 use crate::host::Complete;
 use crate::model::digest::Digest;
-use crate::model::failure::{Failure, FailureKind};
+use crate::model::failure::{Failure, FailureKind, with_causes};
 use crate::model::key::ObjectKey;
 use crate::model::lsn::SystemId;
 use crate::model::manifest::{ObjectRecord, ObjectRole, VerificationLevel};
@@ -202,18 +202,16 @@ impl Place {
         (self.repository.name.clone(), self.repository.storage.place())
     }
 
-    /// Takes an object that an earlier run has stored and read back.
+    /// Takes an object that an earlier run has stored, read back to `level`.
     pub(super) fn adopt(&self, record: ObjectRecord, level: VerificationLevel) {
         let mut state = self.state();
         state.level = Some(state.level.map_or(level, |weakest| weakest.min(level)));
         state.objects.push(record);
     }
 
-    /// The object `key` as it is held, with the weakest check of any.
-    pub(super) fn held(&self, key: &ObjectKey) -> Option<(ObjectRecord, VerificationLevel)> {
-        let state = self.state();
-        let record = state.objects.iter().find(|object| object.key == *key)?;
-        Some((record.clone(), state.level?))
+    /// The object `key` as it is held.
+    pub(super) fn held(&self, key: &ObjectKey) -> Option<ObjectRecord> {
+        self.state().objects.iter().find(|object| object.key == *key).cloned()
     }
 
     /// Whether what the store says of an object is still what is recorded.
@@ -237,15 +235,16 @@ impl Place {
         }
     }
 
-    /// Ends the uploads into the folder of the backup `name` that died with an earlier run.
-    pub(super) async fn abort_uploads(&self, name: &ArtifactName) -> Result<(), StorageError> {
+    /// Ends the uploads into the folder of the backup `name` that died with an earlier run. Errors, too, where nothing may
+    /// be deleted from it: of a part that there never is, a store says the same.
+    pub(super) async fn end_uploads(&self, name: &ArtifactName) -> Result<(), Failure> {
         let begins = name.begins();
         for upload in self.repository.storage.unfinished().await? {
             if upload.key.starts_with(&begins) {
                 self.repository.storage.abort(&upload).await?;
             }
         }
-        Ok(())
+        Ok(self.repository.storage.delete(&name.part(0, &[])?, None).await?)
     }
 
     /// Deletes from `there` what is not held.
@@ -258,7 +257,7 @@ impl Place {
     }
 
     /// Errors unless everything that is held lies in the backup's folder: parts may have been stored long ago. What an
-    /// earlier run's last breath added meanwhile goes.
+    /// earlier run's last breath added meanwhile goes, if it can: no backup is given up for it.
     async fn require_folder(&self, name: &ArtifactName) -> Result<(), Failure> {
         let there = self.folder(name).await?;
         let lost = self.state().objects.iter().find(|held| there.get(&held.key) != Some(&held.stored_size)).cloned();
@@ -270,7 +269,11 @@ impl Place {
                  hours ahead.",
             ));
         }
-        Ok(self.clear(&there).await?)
+        if let Err(error) = self.clear(&there).await {
+            let (repository, error) = (&self.repository.name, with_causes(&error));
+            tracing::warn!(repository, error, "something that is no part of it stays in the folder of a base backup");
+        }
+        Ok(())
     }
 
     /// Puts the `.sha256` file over everything it holds, and gives all of it in order with the weakest check of any.

@@ -3,9 +3,10 @@
 //! The interrupted run's own beginning on the server is gone, and a copy begins to replay the log at ours. So a part is
 //! used again on one condition: the same files, read now, within this backup, give the very same bytes. Then it is what
 //! this run would have stored, and no clock and no log has to be believed. What is spared is to compress, encrypt and
-//! send; reading is not. Everything else that the earlier runs left in the backup's folder goes before anything is added.
+//! send; reading is not, neither the files nor what is stored of them. Everything else that the earlier runs left in the
+//! backup's folder goes before anything is added.
 
-use std::collections::{BTreeSet, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::io::{self, Read as _};
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
@@ -19,17 +20,23 @@ use crate::catalog::ArtifactName;
 use crate::catalog::names::Leased;
 use crate::model::base::FileLine;
 use crate::model::digest::Hasher;
-use crate::model::failure::{Failure, FailureKind};
-use crate::model::manifest::{ObjectRecord, ObjectRole};
+use crate::model::failure::{Failure, FailureKind, with_causes};
+use crate::model::manifest::{ObjectRecord, ObjectRole, VerificationLevel};
 use crate::model::outcome::{Finding, Severity};
 use crate::ops::base_backup::Work;
 use crate::ops::base_backup::basis::Selector;
 use crate::ops::base_backup::journal::{Head, Journal, Note, Terms};
-use crate::ops::base_backup::places::Places;
+use crate::ops::base_backup::places::{Place, Places};
 use crate::ops::base_backup::plan::Item;
 use crate::ops::base_backup::reading::{PageCheck, PartReading, PartReport};
 use crate::postgres::FileTree;
 use crate::postgres::file_tree::Entry;
+use crate::steps::read_back::read_back;
+use crate::storage::StorageError;
+
+/// Paths that are remembered, about: an entry takes some 32 bytes. The parts of one large file each come first, so that what
+/// is left out beyond it is little in bytes.
+const MOST_PATHS: usize = 1_000_000;
 
 /// Bytes read in one go.
 const WINDOW_BYTES: usize = 256 << 10;
@@ -51,6 +58,9 @@ pub(super) struct Adopted {
     /// How many parts there were.
     pub(super) found: usize,
 }
+
+/// How far the stored bytes of a part were read back, by repository.
+type Levels = BTreeMap<String, VerificationLevel>;
 
 /// How a path is remembered.
 pub(super) fn name(path: &str) -> u128 {
@@ -110,18 +120,18 @@ impl Work<'_> {
         let (mut waiting, mut reading) = (numbers.into_iter(), FuturesUnordered::new());
         let mut paths = HashSet::new();
         loop {
-            while reading.len() < self.options.parallel.get() {
+            while reading.len() < self.options.parallel.get() && paths.len() < MOST_PATHS {
                 let Some(number) = waiting.next() else { break };
                 reading.push(self.adopt_part(number, check, selector));
             }
             let next = async { Ok(reading.next().await) };
             let Some(part) = self.setting.unless_stopped("go on with the base backup", next).await? else { break };
             match part? {
-                (note, Some(report)) => {
+                (note, Some((report, levels))) => {
                     paths.extend(note.lines.iter().map(|line| name(&line.path)));
                     adopted.parts.insert(note.number);
                     adopted.reports.push(PartReport { lines: Vec::new(), ..report });
-                    self.hold(&note);
+                    self.hold(&note, &levels);
                 }
                 (note, None) => self.journal.forget(note.number),
             }
@@ -131,18 +141,19 @@ impl Work<'_> {
         Ok(adopted)
     }
 
-    /// The note of a part, with what reading its files showed where they, and all that is stored, are as they were.
+    /// The note of a part, with what reading its files showed and how far its stored bytes were read back, where the files
+    /// and all that is stored are as they were.
     async fn adopt_part(
         &self,
         number: u32,
         check: Option<PageCheck>,
         selector: &Selector,
-    ) -> Result<(Note, Option<PartReport>), Failure> {
+    ) -> Result<(Note, Option<(PartReport, Levels)>), Failure> {
         let nothing = Note { number, lines: Vec::new(), held: Default::default() };
         let Some(note) = self.journal.part(number) else { return Ok((nothing, None)) };
         for place in self.places.going() {
             let is_there = match note.held.get(&place.repository.name) {
-                Some(held) => place.has(&held.record).await,
+                Some(record) => place.has(record).await,
                 None => false,
             };
             if !is_there {
@@ -150,49 +161,93 @@ impl Work<'_> {
             }
         }
         let (tree, selector, stop) = (self.cluster.tree()?.clone(), selector.clone(), self.setting.stop.clone());
-        let reading = tokio::task::spawn_blocking(move || {
-            let report = read_again(&tree, &note, &selector, check, &stop).unwrap_or_else(|error| {
-                tracing::debug!(part = number, %error, "is sent anew");
-                None
-            });
-            (note, report)
-        });
-        reading
+        let reading = tokio::task::spawn_blocking(move || (read_again(&tree, &note, &selector, check, &stop), note));
+        let (read, note) = reading
             .await
-            .map_err(|error| Failure::new(FailureKind::Failed, "read the files of a part again").because(error))
+            .map_err(|error| Failure::new(FailureKind::Failed, "read the files of a part again").because(error))?;
+        // Told to stop while it read: the part may be as good as before, for the next run.
+        self.setting.require_going_on("go on with the base backup")?;
+        let report = read.unwrap_or_else(|error| {
+            tracing::warn!(part = number, %error, "is sent anew");
+            None
+        });
+        let Some(report) = report else { return Ok((note, None)) };
+        Ok(match self.read_back(&note).await {
+            Ok(levels) => (note, Some((report, levels))),
+            Err(failure) => {
+                tracing::warn!(part = number, error = failure.full_message(), "is sent anew");
+                (note, None)
+            }
+        })
     }
 
-    fn hold(&self, note: &Note) {
+    /// Reads what is stored of a part back, everywhere: the host may have lost its power since that was done, and a file
+    /// may have its length and other bytes. Gives how far, by repository.
+    async fn read_back(&self, note: &Note) -> Result<Levels, Failure> {
+        let mut levels = Levels::new();
         for place in self.places.going() {
-            if let Some(held) = note.held.get(&place.repository.name) {
-                place.adopt(held.record.clone(), held.level);
+            if let Some(record) = note.held.get(&place.repository.name) {
+                let records = std::slice::from_ref(record);
+                let level = read_back(&place.repository, records, &self.setting.events).await?;
+                levels.insert(place.repository.name.clone(), level);
+            }
+        }
+        Ok(levels)
+    }
+
+    fn hold(&self, note: &Note, levels: &Levels) {
+        for place in self.places.going() {
+            let name = &place.repository.name;
+            if let (Some(record), Some(level)) = (note.held.get(name), levels.get(name)) {
+                place.adopt(record.clone(), *level);
             }
         }
     }
 
-    /// Deletes everything from the backup's folders that is not used again. Gives the largest number of a part there was.
+    /// Deletes everything from the backup's folders that is not used again; a repository where that fails is left behind,
+    /// as old parts beside the new ones would mislead whoever unpacks all of them. Gives the largest number of a part there
+    /// was.
     async fn clear_folders(&self) -> Result<u32, Failure> {
         let mut last = 0;
         for place in self.places.going() {
-            let there = place.folder(&self.name).await?;
-            let numbers =
-                there.keys().filter_map(|key| key.name().strip_prefix("part-")?.split('.').next()?.parse().ok());
-            last = numbers.fold(last, u32::max);
-            let cleared = async {
-                place.abort_uploads(&self.name).await?;
-                place.clear(&there).await
-            };
-            if let Err(error) = cleared.await {
-                // Old parts beside the new ones would mislead whoever unpacks all of them.
-                self.journal.end()?;
-                let message = format!("clear what an interrupted base backup left in {}", place.repository.name);
-                return Err(Failure::new(FailureKind::Failed, message)
-                    .because(error)
-                    .hint("Run the job again: it begins a new base backup."));
+            match self.clear_folder(place).await {
+                Ok(number) => last = last.max(number),
+                Err(error) => {
+                    let message = format!("clear what an interrupted base backup left in {}", place.repository.name);
+                    place.give_up(Failure::new(FailureKind::Failed, message).because(error));
+                }
             }
         }
+        if self.places.going().is_empty() {
+            self.journal.end()?;
+        }
+        self.places.require_one()?;
         Ok(last)
     }
+
+    async fn clear_folder(&self, place: &Place) -> Result<u32, StorageError> {
+        let there = place.folder(&self.name).await?;
+        place.clear(&there).await?;
+        let numbers = there.keys().filter_map(|key| key.name().strip_prefix("part-")?.split('.').next()?.parse().ok());
+        Ok(numbers.fold(0, u32::max))
+    }
+}
+
+/// Ends what the interrupted run of the backup `name` was sending. Whether that, and deleting what turns out to be of no
+/// use, can be done everywhere; where not, it is better begun anew.
+pub(super) async fn can_clear(places: &Places, name: &ArtifactName) -> bool {
+    for place in places.going() {
+        if let Err(error) = place.end_uploads(name).await {
+            let (repository, error) = (&place.repository.name, with_causes(&error));
+            tracing::warn!(
+                repository,
+                error,
+                "an interrupted base backup cannot be cleared away there: it is begun anew"
+            );
+            return false;
+        }
+    }
+    true
 }
 
 impl Adopted {
@@ -214,7 +269,7 @@ fn read_again(
     check: Option<PageCheck>,
     stop: &CancellationToken,
 ) -> io::Result<Option<PartReport>> {
-    let Some(record) = note.held.values().next().map(|held| &held.record) else { return Ok(None) };
+    let Some(record) = note.held.values().next() else { return Ok(None) };
     let mut items = Vec::with_capacity(note.lines.len());
     for line in &note.lines {
         let Some(entry) = tree.entry(&line.path)?.filter(|entry| is_as_before(entry, line)) else { return Ok(None) };
