@@ -71,13 +71,12 @@ pub async fn raise(
         let now = setting.clock.now();
         let alert = Alert::new(AlertId::new(now), finding, subject, &doors.key, now);
         tracing::error!(alert = %alert.id, kind = %alert.kind, message = finding.message, "the audit chain raised an alert");
-        let bytes = serde_json::to_vec_pretty(&alert)
-            .map_err(|error| Failure::new(FailureKind::Failed, "write an alert").because(error))?;
-        let spooled = doors.spool.put(&spool_name(&alert), &bytes);
+        let spooled = doors.spool.put(&spool_name(&alert), &written(&alert)?);
         pass(FailPoint::AlertSpooled)?;
         if let Some(id) = told_as(&alert, outbox.as_ref(), matches!(spooled, Ok(false))).await {
+            let told = written(&Alert::new(id, finding, subject, &doors.key, now))?;
             for repository in &doors.repositories {
-                if let Err(error) = repository.put_alert(id, bytes.clone(), now).await {
+                if let Err(error) = repository.put_alert(id, told.clone(), now).await {
                     troubles.push(untold(&repository.name, &error));
                 }
             }
@@ -95,6 +94,10 @@ pub async fn raise(
     }
     troubles.extend(deliver(doors).await);
     Ok(troubles)
+}
+
+fn written(alert: &Alert) -> Result<Vec<u8>, Failure> {
+    serde_json::to_vec_pretty(alert).map_err(|error| Failure::new(FailureKind::Failed, "write an alert").because(error))
 }
 
 /// By which identity the repositories are told: that of the alert which is open about the same, so that what is found every

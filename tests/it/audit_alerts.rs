@@ -100,6 +100,12 @@ async fn a_superusers_edit_is_heard_by_who_listens_and_repeated_until_acknowledg
     assert_eq!(listener.rest().await, [] as [Value; 0]);
     let day =
         std::fs::read_dir(watched.files.path().join("repository/alerts")).unwrap().next().unwrap().unwrap().path();
+    let object = day.join(format!("{}.json", told["alert_id"].as_str().unwrap()));
+    std::fs::remove_file(&object).unwrap();
+    watched.verify(Scope::Full).await.unwrap();
+    let again: Value = serde_json::from_slice(&std::fs::read(object).unwrap()).unwrap();
+    assert_eq!((&again["id"], &again["payload"]["alert_id"]), (&told["alert_id"], &told["alert_id"]));
+    assert!(is_authentic(&again["payload"], KEY));
     let stored: Vec<_> = std::fs::read_dir(day).unwrap().map(|entry| entry.unwrap().file_name()).collect();
     assert_eq!(stored, [std::ffi::OsString::from(format!("{}.json", told["alert_id"].as_str().unwrap()))]);
     watched.chained.run("UPDATE audit.alert_outbox SET last_sent_at = now() - interval '5 minutes'").await;
