@@ -88,6 +88,8 @@ impl BackupSession {
     /// Connects and asks what has to be known.
     pub async fn connect(connection: &Connection) -> Result<(Self, BaseFacts), PostgresError> {
         let session = connection.connect().await?;
+        // It has nothing to do while the cluster is copied, and is asked again at the end.
+        session.batch("SET statement_timeout = 0; SET idle_session_timeout = 0").await?;
         let server = ServerFacts::read(&session).await?;
         let failed = |error| session.failed("ask the server what a base backup needs", error);
         let rows = session.client().query(include_str!("../../sql/base/settings.sql"), &[]).await.map_err(failed)?;
@@ -127,7 +129,6 @@ impl BackupSession {
             ..15 => include_str!("../../sql/base-14/start.sql"),
             _ => include_str!("../../sql/base/start.sql"),
         };
-        self.session.batch("SET statement_timeout = 0; SET idle_session_timeout = 0").await?;
         let started = self.session.client().query_one(statement, &[&label, &fast]).await;
         let row = started.map_err(|error| self.refused("begin a base backup", error))?;
         position(row.get("start"))
@@ -153,11 +154,6 @@ impl BackupSession {
     pub async fn clock(&self) -> Result<DateTime<Utc>, PostgresError> {
         let asked = self.session.client().query_one(include_str!("../../sql/base/clock.sql"), &[]).await;
         Ok(asked.map_err(|error| self.session.failed("ask the server for the time", error))?.get("now"))
-    }
-
-    /// What the server is now: it may have been promoted.
-    pub async fn facts(&self) -> Result<ServerFacts, PostgresError> {
-        ServerFacts::read(&self.session).await
     }
 
     /// Errors once the session, and with it the backup, is gone.

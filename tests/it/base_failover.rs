@@ -130,6 +130,20 @@ fn f62_a_base_backup_that_an_old_primary_ends_after_a_failover_never_leads_to_th
     assert_eq!(copy.rows(), [1, 2], "what the old primary had");
 }
 
+#[test]
+fn a_base_backup_whose_session_is_lost_ends_before_its_next_part() {
+    let desk = desk();
+    let held = Held::begin(&desk);
+    let lost = "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity WHERE state = 'idle' \
+                AND (query LIKE '%pg_backup_start%' OR query = 'SELECT 1')";
+    assert_eq!(desk.site.server.sql(lost).unwrap().trim(), "1", "it was there");
+    let (code, said) = held.end();
+    assert_eq!(code, Some(1), "{said}");
+    assert!(said.to_string().contains("its session ended"), "{said}");
+    assert_eq!(bases_in(&desk, "local"), Vec::<String>::new());
+    desk.json(0, &["job", "run", "base"]);
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn f62_a_base_backup_of_a_standby_that_is_promoted_meanwhile_cannot_end() {
     let settings = vec![("full_page_writes".to_owned(), "on".to_owned())];

@@ -214,6 +214,23 @@ fn a_control_file_that_is_torn_or_another_clusters_makes_no_base_backup() {
 }
 
 #[test]
+fn a_session_that_must_sit_idle_for_long_is_there_at_the_end() {
+    let desk = desk();
+    // Longer than the agent's other session rests, that of its lock.
+    desk.site.ask("ALTER ROLE far SET idle_session_timeout = '10s'");
+    let idle = "SELECT coalesce(bool_and(now() - state_change > '11 seconds')::text, 'gone') FROM pg_stat_activity \
+                WHERE usename = 'far' AND query LIKE '%pg_tablespace_location%'";
+    let rest = || {
+        while desk.site.ask(idle) == "false" {
+            std::thread::sleep(Duration::from_millis(50));
+        }
+        assert_eq!(desk.site.ask(idle), "true", "it was idle for longer than the role may be");
+    };
+    let (code, said) = backup_with(&desk, || begin(&desk), rest);
+    assert_eq!(code, Some(0), "{said}");
+}
+
+#[test]
 fn what_one_stream_cannot_hold_and_who_may_not_stream_is_refused_in_words() {
     let desk = desk();
     desk.site.ask("ALTER ROLE far NOREPLICATION");

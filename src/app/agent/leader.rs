@@ -1,4 +1,5 @@
-//! Leadership: one agent per cluster runs jobs; it holds a session advisory lock on the primary and watches it.
+//! Leadership: one agent on each side of a replication runs the jobs of its side; it holds a session advisory lock on the
+//! server that it is told, the primary or a standby, and watches it.
 //!
 //! The catalog's own terms fence a leader that does not notice in time; this lock keeps two from working at once.
 

@@ -7,12 +7,13 @@ use std::path::{Path, PathBuf};
 
 use crate::host::durable;
 use crate::model::failure::{Failure, FailureKind};
-use crate::model::lsn::{Lsn, SystemId, Timeline};
+use crate::model::lsn::{Lsn, SystemId};
 use crate::model::side::Side;
+use crate::ops::base_backup::manifest::label;
 use crate::ops::base_backup::reading::PageCheck;
 use crate::postgres::control::{ControlFile, DataDirectory, DataDirectoryError};
 use crate::postgres::page::PAGE_BYTES;
-use crate::postgres::{BackupSession, BaseFacts, FileTree};
+use crate::postgres::{BackupSession, BaseFacts, FileTree, Stopped};
 
 /// Largest `PG_VERSION`, in bytes.
 const VERSION_LIMIT: u64 = 64;
@@ -77,10 +78,12 @@ impl Cluster {
         self.tree.is_none()
     }
 
-    /// Errors where a standby, from whose files the backup was taken, does not follow the timeline `begun` any more: no
-    /// one history of the log leads through such a backup.
-    pub(super) fn require_timeline(&self, begun: Timeline) -> Result<(), Failure> {
+    /// Errors where a standby, from whose files the backup was taken, does not follow the timeline that it began on any
+    /// more: no one history of the log leads through such a backup. To be asked as soon as the backup has `stopped`:
+    /// whatever becomes of the standby later is nothing to it.
+    pub(super) fn require_timeline(&self, stopped: &Stopped) -> Result<(), Failure> {
         let Some(tree) = self.tree.as_ref().filter(|_| self.facts.server.in_recovery) else { return Ok(()) };
+        let begun = label(stopped)?.timeline;
         let now = read_control(tree.root())?.0.recovery_timeline;
         if now == begun {
             return Ok(());

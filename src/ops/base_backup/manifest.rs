@@ -9,25 +9,30 @@ use crate::model::verb::Verb;
 use crate::ops::base_backup::parent::Parent;
 use crate::ops::base_backup::places::Place;
 use crate::ops::base_backup::{Taken, Work};
+use crate::postgres::Stopped;
 use crate::postgres::base_backup::MUST_MATCH;
 use crate::storage::StorageErrorKind;
+
+/// What the label says that the server gave.
+pub(super) fn label(stopped: &Stopped) -> Result<BackupLabel, Failure> {
+    BackupLabel::parse(&stopped.label).ok_or_else(|| {
+        Failure::new(FailureKind::Failed, "understand the label that the server gave the base backup")
+            .hint("Is this a PostgreSQL from 14 to 18? `dbagent check` tells.")
+    })
+}
 
 impl Work<'_> {
     /// Where the backup begins and ends and what a copy needs.
     pub(super) fn base_record(&self, taken: &Taken) -> Result<BaseRecord, Failure> {
         let (facts, parent) = (&self.cluster.facts, taken.basis.parent());
         let stopped = &taken.stopped;
-        let label = BackupLabel::parse(&stopped.label).ok_or_else(|| {
-            Failure::new(FailureKind::Failed, "understand the label that the server gave the base backup")
-                .hint("Is this a PostgreSQL from 14 to 18? `dbagent check` tells.")
-        })?;
+        let label = label(stopped)?;
         let segment_bytes = facts.number("wal_segment_size").ok_or_else(|| {
             Failure::new(FailureKind::Failed, "find the size of WAL segments: the server does not tell it")
         })?;
         let carried = MUST_MATCH.into_iter().chain(["shared_preload_libraries", "wal_level", "data_checksums"]);
         let settings = carried.filter_map(|name| Some((name.to_owned(), facts.settings.get(name)?.clone())));
         taken.basis.require_timeline(label.timeline)?;
-        self.cluster.require_timeline(label.timeline)?;
         Ok(BaseRecord {
             kind: if parent.is_some() { BaseKind::Incremental } else { BaseKind::Full },
             timeline: label.timeline,

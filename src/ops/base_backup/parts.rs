@@ -169,7 +169,8 @@ impl<'a> Parts<'a> {
 
     async fn send_part(&self, plan: PartPlan, check: Option<PageCheck>, feeder: &SourceFeeder) -> Result<(), Failure> {
         let work = self.work;
-        work.setting.require_going_on("go on with the base backup")?;
+        let asking = async { Ok(work.session.require_alive().await?) };
+        work.setting.unless_stopped("go on with the base backup", asking).await?;
         let root = work.cluster.tree()?.root().to_owned();
         let reading = PartReading::new(root, plan.number, plan.items, check);
         let report = reading.report();
@@ -206,6 +207,7 @@ impl<'a> Parts<'a> {
         work.setting.events.step("ending the backup on the server");
         let stopping = async { Ok(work.session.stop().await?) };
         let stopped = work.setting.unless_stopped("end the base backup", stopping).await?;
+        work.cluster.require_timeline(&stopped)?;
         pass(FailPoint::BaseStopped)?;
         let ending = Ending { number: walked.next_number, control, skipped: walked.skipped };
         self.close(ending, stopped, basis, feeder).await
