@@ -12,7 +12,7 @@ use tokio::sync::mpsc;
 
 use crate::host::failpoint::{FailPoint, pass};
 use crate::host::{AssembledSource, BytesSource, Source, SourceFeeder, Space, feed};
-use crate::model::base::{BACKUP_LABEL, CONTROL_FILE, DamagedPages, FileLine, TABLESPACE_MAP};
+use crate::model::base::{BACKUP_LABEL, CONTROL_FILE, DamagedPage, DamagedPages, FileLine, TABLESPACE_MAP};
 use crate::model::failure::{Failure, FailureKind};
 use crate::model::key::ObjectKey;
 use crate::model::lsn::Lsn;
@@ -30,7 +30,7 @@ use crate::postgres::file_tree::{Entry, FileTree};
 use crate::steps::artifact::telling;
 
 /// Chunks of the list of files between those who find them and the object.
-pub(super) const LINES_WAITING: usize = 4;
+const LINES_WAITING: usize = 4;
 
 /// The parts of one backup.
 pub(super) struct Parts<'a> {
@@ -39,12 +39,13 @@ pub(super) struct Parts<'a> {
     totals: Mutex<Totals>,
 }
 
+/// What the parts came to.
 #[derive(Default)]
 struct Totals {
     files: u64,
     bytes: u64,
     damaged: DamagedPages,
-    unsettled: Vec<(crate::model::base::DamagedPage, Lsn)>,
+    unsettled: Vec<(DamagedPage, Lsn)>,
 }
 
 /// What goes into the last part, and what there is to say of the others.
@@ -80,12 +81,18 @@ impl<'a> Parts<'a> {
         let check = work.cluster.page_check(start).filter(|_| work.options.verify_pages);
         let adopted = work.adopt(check, &basis.selector(&work.cluster)).await?;
         work.setting.events.step(basis.step());
+        self.with_list(|feeder| self.send_all(check, basis, adopted, feeder)).await
+    }
+
+    /// Does what `send` does, and sends the list of files that it feeds beside it.
+    pub(super) async fn with_list<F>(&self, send: impl FnOnce(SourceFeeder) -> F) -> Result<Taken, Failure>
+    where
+        F: Future<Output = Result<Taken, Failure>>,
+    {
         let (feeder, list) = feed(LINES_WAITING);
-        let sending = self.send_all(check, basis, adopted, feeder);
-        let listing = self.send_list(Box::new(list));
-        let both = async { futures_util::future::join(sending, listing).await };
+        let both = futures_util::future::join(send(feeder), self.send_list(Box::new(list)));
         // A list whose feeder went away fails as well: the parts' failure is the one that tells.
-        let (sent, listed) = telling(&work.setting.events, &self.progress, None, both).await;
+        let (sent, listed) = telling(&self.work.setting.events, &self.progress, None, both).await;
         let taken = sent?;
         listed?;
         Ok(taken)
@@ -241,7 +248,7 @@ impl<'a> Parts<'a> {
         Ok(Taken { stopped, files, bytes, damaged, skipped, basis, resumed: None })
     }
 
-    pub(super) async fn send_list(&self, source: Box<dyn Source>) -> Result<(), Failure> {
+    async fn send_list(&self, source: Box<dyn Source>) -> Result<(), Failure> {
         let encoding = self.encoding(Encoding::Files);
         let key = self.work.name.object(ObjectRole::Files, &encoding)?;
         self.send(ObjectRole::Files, key, Encoding::Files, source, None).await

@@ -11,13 +11,13 @@ use std::time::Duration;
 
 use xxhash_rust::xxh3::Xxh3;
 
-use crate::host::{AssembledSource, Assembly, Child, SourceError, SourceFeeder, feed};
+use crate::host::{AssembledSource, Assembly, Child, SourceError, SourceFeeder};
 use crate::host::{ChildSpec, Source as _};
 use crate::model::base::{BACKUP_LABEL, BackupLabel, CONTROL_FILE, DamagedPage, TABLESPACE_MAP};
 use crate::model::failure::{Failure, FailureKind};
 use crate::model::manifest::{Encoding, ObjectRole};
 use crate::ops::base_backup::basis::Basis;
-use crate::ops::base_backup::parts::{Ending, LINES_WAITING, Parts};
+use crate::ops::base_backup::parts::{Ending, Parts};
 use crate::ops::base_backup::plan::MOST_ENTRIES;
 use crate::ops::base_backup::reading::{self, PageCheck, PartReport};
 use crate::ops::base_backup::window::{WINDOW_BYTES, Window};
@@ -27,7 +27,6 @@ use crate::postgres::file_tree::{Entry, is_left_out};
 use crate::postgres::page::{PAGE_BYTES, Page, judge};
 use crate::postgres::pg_basebackup::{self, MANIFEST, ManifestTail};
 use crate::postgres::{ChildEnvironment, ClientTools, Connection, Stopped};
-use crate::steps::artifact::telling;
 
 /// Largest label or control file, in bytes.
 const KEPT_LIMIT: usize = 1 << 20;
@@ -303,14 +302,7 @@ impl Parts<'_> {
         })?;
         let check = work.cluster.page_check(start.start).filter(|_| work.options.verify_pages);
         work.setting.events.step("copying what pg_basebackup gives");
-        let (feeder, list) = feed(LINES_WAITING);
-        let sending = self.cut(stream, (start, label), check, feeder);
-        let listing = self.send_list(Box::new(list));
-        let both = async { futures_util::future::join(sending, listing).await };
-        let (sent, listed) = telling(&work.setting.events, &self.progress, None, both).await;
-        let taken = sent?;
-        listed?;
-        Ok(taken)
+        self.with_list(|feeder| self.cut(stream, (start, label), check, feeder)).await
     }
 
     /// Cuts the stream into parts and ends the backup.
