@@ -2,6 +2,7 @@
 
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::thread::available_parallelism;
 use std::time::Duration;
 
@@ -37,7 +38,8 @@ impl App {
             self.loaded.config.postgres.data_directory.as_ref().map(|path| path.to_path_buf());
         let (recipients, blocks) = (self.recipients()?, self.block_store());
         let bin_directory = self.loaded.config.postgres.bin_directory.as_ref().map(|path| path.to_path_buf());
-        let remote = base_backup::Remote { connection: self.replication_connection()?, bin_directory };
+        let app = self.clone();
+        let remote = base_backup::Remote { login: Arc::new(move || app.replication_connection()), bin_directory };
         let journals = Some(self.loaded.config.state_dir.join("base"));
         Ok(base_backup::Doors {
             connection,

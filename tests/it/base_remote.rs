@@ -231,6 +231,16 @@ fn a_session_that_must_sit_idle_for_long_is_there_at_the_end() {
 }
 
 #[test]
+fn only_a_backup_that_needs_the_replication_login_asks_for_it() {
+    let mut desk = desk();
+    desk.configure("[postgres.replication]\nuser = 'far'\npassword_command = ['false']\n");
+    let run = desk.json(12, &["job", "run", "base"]).to_string();
+    assert!(run.contains("read the replication password"), "{run}");
+    desk.environment.clear();
+    backup(&desk);
+}
+
+#[test]
 fn what_one_stream_cannot_hold_and_who_may_not_stream_is_refused_in_words() {
     let desk = desk();
     desk.site.ask("ALTER ROLE far NOREPLICATION");

@@ -4,6 +4,7 @@
 //! PostgreSQL's own manifest are taken out of the stream: the first two go into the last part, as always, and the third
 //! says where the backup ends. A page that fails cannot be read again here: it may be one that was being written.
 
+use std::fmt;
 use std::io::{self, Read};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -38,12 +39,18 @@ const NO_PROGRESS: Duration = Duration::from_secs(60 * 60);
 const PARTS_OF_A_SIZE: u32 = 2000;
 
 /// How a cluster is reached whose data directory is not here.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Remote {
-    /// A login with REPLICATION.
-    pub connection: Connection,
+    /// Finds a login with REPLICATION; asked only when it is needed.
+    pub login: Arc<dyn Fn() -> Result<Connection, Failure> + Send + Sync>,
     /// Where pg_basebackup is; searched for when absent.
     pub bin_directory: Option<PathBuf>,
+}
+
+impl fmt::Debug for Remote {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Remote").field("bin_directory", &self.bin_directory).finish_non_exhaustive()
+    }
 }
 
 /// What is taken out of the stream.
@@ -262,7 +269,7 @@ fn lock(stream: &Mutex<Stream>) -> std::sync::MutexGuard<'_, Stream> {
 
 impl Work<'_> {
     /// The program, ready to run; the login lasts as long as what comes with it.
-    fn command(&self, remote: &Remote) -> Result<(ChildSpec, ChildEnvironment), Failure> {
+    async fn command(&self, remote: &Remote) -> Result<(ChildSpec, ChildEnvironment), Failure> {
         if !self.cluster.facts.tablespaces.is_empty() {
             let message =
                 "make a base backup through pg_basebackup: the cluster has tablespaces, and one stream holds none";
@@ -270,9 +277,15 @@ impl Work<'_> {
                 "Run the agent where the data directory is, and set postgres.data_directory if it does not find it.",
             ));
         }
-        let tools = ClientTools::find(remote.bin_directory.as_deref(), self.cluster.facts.server.major())?;
+        let (remote, major) = (remote.clone(), self.cluster.facts.server.major());
+        let finding = tokio::task::spawn_blocking(move || {
+            let tools = ClientTools::find(remote.bin_directory.as_deref(), major)?;
+            Ok::<_, Failure>((tools, (remote.login)()?.child_environment()?))
+        });
+        let found = finding.await;
+        let (tools, environment) =
+            found.map_err(|error| Failure::new(FailureKind::Failed, "look for pg_basebackup").because(error))??;
         let program = tools.pg_dump.path.with_file_name("pg_basebackup");
-        let environment = remote.connection.child_environment()?;
         let label = format!("dbagent {}", self.name);
         let spec = pg_basebackup::base_backup(&program, &environment, &label, self.options.fast_checkpoint);
         Ok((ChildSpec { no_progress: Some(NO_PROGRESS), ..spec }, environment))
@@ -284,7 +297,8 @@ impl Parts<'_> {
     pub(super) async fn make_remotely(&self, remote: &Remote) -> Result<Taken, Failure> {
         let work = self.work;
         work.setting.events.step("waiting for pg_basebackup and its checkpoint");
-        let (spec, _login) = work.command(remote)?;
+        let commanding = work.command(remote);
+        let (spec, _login) = work.setting.unless_stopped("begin the base backup", commanding).await?;
         let child = Child::spawn(&spec).map_err(refused)?;
         let stopper = child.stopper();
         // A run that is dropped must not leave the program waiting for a reader.
