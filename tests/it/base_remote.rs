@@ -129,38 +129,6 @@ fn f15_a_pg_basebackup_that_loses_its_server_half_way_makes_nothing() {
     assert_eq!(bases_in(&desk, "local").len(), 1);
 }
 
-/// Sets the server's `archive_command`; gives the one before.
-fn archive_by(desk: &Desk, command: &str) -> String {
-    let before = desk.site.ask("SHOW archive_command");
-    desk.site.server.sql(&format!("ALTER SYSTEM SET archive_command = $cmd${command}$cmd$")).unwrap();
-    desk.site.server.sql("SELECT pg_reload_conf()").unwrap();
-    before
-}
-
-/// Waits until everything of a base backup is sent and the server, which cannot archive, does not end it.
-fn await_all_but_the_end(desk: &Desk, running: &mut Child) {
-    while desk.site.ask("SELECT count(*) FROM pg_stat_progress_basebackup WHERE phase LIKE 'waiting for wal%'") != "1" {
-        assert!(running.try_wait().unwrap().is_none(), "it ended");
-        std::thread::sleep(Duration::from_millis(20));
-    }
-}
-
-/// Takes a base backup; all but its end is sent when `meanwhile` is done.
-fn backup_with(desk: &Desk, begin: impl FnOnce() -> Child, meanwhile: impl FnOnce()) -> (Option<i32>, String) {
-    let archive = archive_by(desk, "false");
-    let mut running = begin();
-    await_all_but_the_end(desk, &mut running);
-    meanwhile();
-    archive_by(desk, &archive);
-    let output = running.wait_with_output().unwrap();
-    (output.status.code(), String::from_utf8_lossy(&output.stdout).into_owned())
-}
-
-fn begin(desk: &Desk) -> Child {
-    let mut command = desk.command(&["job", "run", "base", "--json"]);
-    command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()
-}
-
 /// The server's programs, with a pg_basebackup that passes on what the real one gives but for a byte of the control file:
 /// a server of ours looks at its checksum itself, others do not.
 fn with_a_pg_basebackup_that_tears(desk: &Desk) -> PathBuf {
@@ -228,6 +196,62 @@ fn a_session_that_must_sit_idle_for_long_is_there_at_the_end() {
     };
     let (code, said) = backup_with(&desk, || begin(&desk), rest);
     assert_eq!(code, Some(0), "{said}");
+}
+
+/// Sets the server's `archive_command`; gives the one before.
+fn archive_by(desk: &Desk, command: &str) -> String {
+    let before = desk.site.ask("SHOW archive_command");
+    desk.site.server.sql(&format!("ALTER SYSTEM SET archive_command = $cmd${command}$cmd$")).unwrap();
+    desk.site.server.sql("SELECT pg_reload_conf()").unwrap();
+    before
+}
+
+/// Waits until everything of a base backup is sent and the server, which cannot archive, does not end it.
+fn await_all_but_the_end(desk: &Desk, running: &mut Child) {
+    while desk.site.ask("SELECT count(*) FROM pg_stat_progress_basebackup WHERE phase LIKE 'waiting for wal%'") != "1" {
+        assert!(running.try_wait().unwrap().is_none(), "it ended");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+/// Takes a base backup; all but its end is sent when `meanwhile` is done.
+fn backup_with(desk: &Desk, begin: impl FnOnce() -> Child, meanwhile: impl FnOnce()) -> (Option<i32>, String) {
+    let archive = archive_by(desk, "false");
+    let mut running = begin();
+    await_all_but_the_end(desk, &mut running);
+    meanwhile();
+    archive_by(desk, &archive);
+    let output = running.wait_with_output().unwrap();
+    (output.status.code(), String::from_utf8_lossy(&output.stdout).into_owned())
+}
+
+fn begin(desk: &Desk) -> Child {
+    let mut command = desk.command(&["job", "run", "base", "--json"]);
+    command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()
+}
+
+#[test]
+fn f63_a_server_that_does_not_archive_is_waited_for_as_long_as_the_log_may_take() {
+    let desk = desk();
+    let text = std::fs::read_to_string(&desk.config).unwrap();
+    std::fs::write(&desk.config, text.replace("'60 seconds'", "'2 seconds'")).unwrap();
+    archive_by(&desk, "false");
+    let said = desk.json(1, &["job", "run", "base"]).to_string();
+    assert!(said.contains("did not archive its log, from the segment 0000000100000000000000"), "{said}");
+    assert!(said.contains("within 2 s") && said.contains("pg_stat_archiver"), "{said}");
+    assert_eq!(bases_in(&desk, "local"), Vec::<String>::new());
+}
+
+#[test]
+fn what_the_server_leaves_out_of_the_stream_is_told() {
+    let desk = desk();
+    let linked = desk.site.server.data_directory().join("linked.conf");
+    std::os::unix::fs::symlink(desk.site.root().join("elsewhere.conf"), &linked).unwrap();
+    let findings = backup(&desk)["findings"].to_string();
+    assert!(findings.contains("pg-basebackup-warned") && findings.contains("linked.conf"), "{findings}");
+    std::fs::remove_file(&linked).unwrap();
+    let findings = backup(&desk)["findings"].to_string();
+    assert!(!findings.contains("pg-basebackup-warned"), "{findings}");
 }
 
 #[test]

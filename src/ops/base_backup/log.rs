@@ -14,6 +14,10 @@ use crate::ops::base_backup::Work;
 use crate::ops::base_backup::places::Place;
 use crate::pipeline::fetch;
 
+/// What to do where a server keeps its log.
+pub(super) const NOT_ARCHIVED: &str =
+    "See why the server does not archive: SELECT * FROM pg_stat_archiver; `dbagent wal list` shows what is stored.";
+
 /// How often a repository is asked for a segment that is not there yet.
 const ASK_EVERY: Duration = Duration::from_millis(500);
 
@@ -93,9 +97,7 @@ fn missing(repository: &Repository, segment: SegmentName, record: &BaseRecord, a
     );
     let hint = match record.from_standby {
         true => "Only the primary ends a segment: run SELECT pg_switch_wal() there, or set archive_timeout.",
-        false => {
-            "See why the server does not archive: SELECT * FROM pg_stat_archiver; `dbagent wal list` shows what is stored."
-        }
+        false => NOT_ARCHIVED,
     };
     Failure::new(FailureKind::Failed, message).hint(hint)
 }

@@ -235,8 +235,8 @@ struct Taken {
     damaged: DamagedPages,
     skipped: Vec<String>,
     basis: Basis,
-    /// That parts of an interrupted run are used again.
-    resumed: Option<Finding>,
+    /// What else there is to say.
+    told: Vec<Finding>,
 }
 
 impl Work<'_> {
@@ -300,7 +300,7 @@ impl Work<'_> {
     fn findings(&self, taken: &Taken) -> Vec<Finding> {
         let mut findings = Vec::new();
         findings.extend(taken.basis.finding());
-        findings.extend(taken.resumed.clone());
+        findings.extend(taken.told.iter().cloned());
         if self.cluster.is_remote() {
             let message = "the data directory is not here: the backup came through pg_basebackup";
             findings.push(Finding::new(Severity::Info, "through-pg-basebackup", message));

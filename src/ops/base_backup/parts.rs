@@ -124,7 +124,7 @@ impl<'a> Parts<'a> {
             Failure::new(FailureKind::Failed, format!("walk the data directory {root}")).because(error)
         })?;
         let mut taken = self.end(walked, basis, &feeder).await?;
-        taken.resumed = adopted.finding();
+        taken.told.extend(adopted.finding());
         feeder.end().await;
         Ok(taken)
     }
@@ -245,7 +245,7 @@ impl<'a> Parts<'a> {
         let beyond = totals.unsettled.into_iter().filter(|(_, changed)| *changed > stopped.lsn);
         beyond.for_each(|(page, _)| totals.damaged.add(page));
         let Totals { files, bytes, damaged, .. } = Totals { unsettled: Vec::new(), ..totals };
-        Ok(Taken { stopped, files, bytes, damaged, skipped, basis, resumed: None })
+        Ok(Taken { stopped, files, bytes, damaged, skipped, basis, told: Vec::new() })
     }
 
     async fn send_list(&self, source: Box<dyn Source>) -> Result<(), Failure> {

@@ -4,20 +4,27 @@
 //! PostgreSQL's own manifest are taken out of the stream: the first two go into the last part, as always, and the third
 //! says where the backup ends. A page that fails cannot be read again here: it may be one that was being written.
 
+use std::convert::Infallible;
 use std::fmt;
 use std::io::{self, Read};
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use tokio::sync::watch;
 use xxhash_rust::xxh3::Xxh3;
 
-use crate::host::{AssembledSource, Assembly, Child, SourceError, SourceFeeder};
-use crate::host::{ChildSpec, Source as _};
+use crate::host::{
+    AssembledSource, Assembly, Child, ChildSpec, Messages, Source as _, SourceError, SourceFeeder, Stopper,
+};
 use crate::model::base::{BACKUP_LABEL, BackupLabel, CONTROL_FILE, DamagedPage, TABLESPACE_MAP};
 use crate::model::failure::{Failure, FailureKind};
 use crate::model::manifest::{Encoding, ObjectRole};
+use crate::model::outcome::{Finding, Severity};
+use crate::model::wal::{SegmentName, SegmentSize};
 use crate::ops::base_backup::basis::Basis;
+use crate::ops::base_backup::log::NOT_ARCHIVED;
 use crate::ops::base_backup::parts::{Ending, Parts};
 use crate::ops::base_backup::plan::MOST_ENTRIES;
 use crate::ops::base_backup::reading::{self, PageCheck, PartReport};
@@ -32,8 +39,11 @@ use crate::postgres::{ChildEnvironment, ClientTools, Connection, Stopped};
 /// Largest label or control file, in bytes.
 const KEPT_LIMIT: usize = 1 << 20;
 
-/// Longest silence of pg_basebackup: a checkpoint at leisure comes within it.
+/// Longest silence of pg_basebackup, unless the log may take longer: a checkpoint at leisure comes within it.
 const NO_PROGRESS: Duration = Duration::from_secs(60 * 60);
+
+/// A warning of the server's that comes with waiting.
+const STILL_ARCHIVING: &str = "still waiting for all required WAL segments to be archived";
 
 /// Parts after which they become twice as large, so that a manifest can list them.
 const PARTS_OF_A_SIZE: u32 = 2000;
@@ -66,12 +76,15 @@ struct Stream {
     reader: Reader<Child>,
     next: Option<Member>,
     kept: Kept,
+    /// Whether everything has come but the manifest, which the server gives only when its log is archived.
+    at_end: watch::Sender<bool>,
 }
 
 impl Stream {
     /// Reads up to the first file that is passed on: blocks until the server has made its checkpoint.
     fn begin(child: Child) -> io::Result<Self> {
-        let mut stream = Self { reader: Reader::new(child), next: None, kept: Kept::default() };
+        let at_end = watch::Sender::new(false);
+        let mut stream = Self { reader: Reader::new(child), next: None, kept: Kept::default(), at_end };
         stream.advance()?;
         Ok(stream)
     }
@@ -80,6 +93,8 @@ impl Stream {
     fn advance(&mut self) -> io::Result<()> {
         self.next = None;
         while let Some(member) = self.reader.next_member()? {
+            // The control file comes last, and the end of it may wait in the program's buffer.
+            self.at_end.send_replace(member.path == CONTROL_FILE);
             match member.path.as_str() {
                 BACKUP_LABEL => self.kept.label = self.read_whole()?,
                 CONTROL_FILE => self.kept.control = self.read_whole()?,
@@ -116,11 +131,12 @@ impl Stream {
         }
     }
 
-    /// Errors unless the program has ended well after the end of its archive.
-    fn end(self) -> io::Result<Kept> {
+    /// Errors unless the program has ended well after the end of its archive. Gives what it said, too.
+    fn end(self) -> io::Result<(Kept, Messages)> {
         let child = self.reader.into_source()?;
+        let messages = child.messages();
         Box::new(child).finish().map_err(io::Error::other)?;
-        Ok(self.kept)
+        Ok((self.kept, messages))
     }
 }
 
@@ -288,7 +304,37 @@ impl Work<'_> {
         let program = tools.pg_dump.path.with_file_name("pg_basebackup");
         let label = format!("dbagent {}", self.name);
         let spec = pg_basebackup::base_backup(&program, &environment, &label, self.options.fast_checkpoint);
-        Ok((ChildSpec { no_progress: Some(NO_PROGRESS), ..spec }, environment))
+        Ok((ChildSpec { no_progress: Some(NO_PROGRESS.max(self.options.wal_timeout)), ..spec }, environment))
+    }
+
+    /// Ends pg_basebackup once the server, with everything sent, has waited for its log to be archived for longer than that
+    /// may take; tells so in `late`.
+    async fn bound_end(&self, mut at_end: watch::Receiver<bool>, stopper: &Stopper, late: &AtomicBool) -> Infallible {
+        while at_end.wait_for(|at_end| *at_end).await.is_ok() {
+            self.setting.events.step("waiting for the server to archive the log of the backup");
+            tokio::select! {
+                moved = at_end.wait_for(|at_end| !*at_end) => if moved.is_err() { break },
+                () = self.setting.clock.sleep(self.options.wal_timeout) => {
+                    late.store(true, Ordering::SeqCst);
+                    stopper.stop();
+                    break;
+                }
+            }
+        }
+        std::future::pending().await
+    }
+
+    /// That the server did not archive its log.
+    fn unarchived(&self, start: &BackupLabel) -> Failure {
+        let size = self.cluster.facts.number("wal_segment_size").and_then(SegmentSize::new);
+        let first =
+            size.map(|size| format!(", from the segment {} on", SegmentName::at(start.timeline, start.start, size)));
+        let message = format!(
+            "end the base backup: the server did not archive its log{} within {} s",
+            first.unwrap_or_default(),
+            self.options.wal_timeout.as_secs()
+        );
+        Failure::new(FailureKind::Failed, message).hint(NOT_ARCHIVED)
     }
 }
 
@@ -316,14 +362,20 @@ impl Parts<'_> {
         })?;
         let check = work.cluster.page_check(start.start).filter(|_| work.options.verify_pages);
         work.setting.events.step("copying what pg_basebackup gives");
-        self.with_list(|feeder| self.cut(stream, (start, label), check, feeder)).await
+        let late = AtomicBool::new(false);
+        let bounding = work.bound_end(stream.at_end.subscribe(), &stopper, &late);
+        let taken = tokio::select! {
+            taken = self.with_list(|feeder| self.cut(stream, (&start, label), check, feeder)) => taken,
+            never = bounding => match never {},
+        };
+        taken.map_err(|failure| if late.load(Ordering::SeqCst) { work.unarchived(&start) } else { failure })
     }
 
     /// Cuts the stream into parts and ends the backup.
     async fn cut(
         &self,
         stream: Stream,
-        (start, label): (BackupLabel, String),
+        (start, label): (&BackupLabel, String),
         check: Option<PageCheck>,
         feeder: SourceFeeder,
     ) -> Result<Taken, Failure> {
@@ -350,19 +402,23 @@ impl Parts<'_> {
                 .map_err(|error| Failure::new(FailureKind::Failed, "read pg_basebackup").because(error))?
                 .map_err(refused)
         };
-        let kept = work.setting.unless_stopped("end the base backup", ending).await?;
+        let (kept, messages) = work.setting.unless_stopped("end the base backup", ending).await?;
         work.cluster.require_own_control(&kept.control)?;
         let stopped = self.stopped(&kept, start, label).await?;
         let basis = Basis::Full(work.parent.clone().and_then(Result::err));
         let ending = Ending { number: number + 1, control: kept.control, skipped: Vec::new() };
-        let taken = self.close(ending, stopped, basis, &feeder).await?;
+        let mut taken = self.close(ending, stopped, basis, &feeder).await?;
+        taken.told.extend(warnings(&messages));
         feeder.end().await;
         Ok(taken)
     }
 
     /// Where it ended, by PostgreSQL's own manifest: one stretch of the log, from where the label says.
-    async fn stopped(&self, kept: &Kept, start: BackupLabel, label: String) -> Result<Stopped, Failure> {
-        let ranges = kept.manifest.ranges().unwrap_or_default();
+    async fn stopped(&self, kept: &Kept, start: &BackupLabel, label: String) -> Result<Stopped, Failure> {
+        let ranges = kept.manifest.ranges().ok_or_else(|| {
+            let message = "end the base backup: what pg_basebackup gave at its end does not say which log it needs";
+            Failure::new(FailureKind::Failed, message).hint("Run the job again.")
+        })?;
         match ranges.as_slice() {
             [range] if range.timeline == start.timeline && range.start == start.start => {
                 let asking = async { Ok(self.work.session.clock().await?) };
@@ -375,6 +431,18 @@ impl Parts<'_> {
             }
         }
     }
+}
+
+/// What pg_basebackup warned of, although it ended well: a file that it left out, as a rule.
+fn warnings(messages: &Messages) -> Option<Finding> {
+    let mut warnings = messages.warnings();
+    warnings.retain(|line| !line.contains(STILL_ARCHIVING));
+    let (count, first) = (warnings.len(), warnings.into_iter().take(5).collect::<Vec<_>>().join(", "));
+    let message = format!("pg_basebackup gave {count} warnings: {first}");
+    (count > 0).then(|| {
+        Finding::new(Severity::Warning, "pg-basebackup-warned", message)
+            .remedy("what it skipped is not in the backup: a configuration file that is a link is to be kept otherwise")
+    })
 }
 
 fn refused(error: impl std::error::Error + Send + Sync + 'static) -> Failure {
