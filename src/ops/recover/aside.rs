@@ -76,7 +76,7 @@ impl Aside {
 
 /// Errors where a copy below `directory` cannot be made, before anything is written: no room, or it would write outside.
 pub async fn require_aside(plan: &Plan, directory: &Path, live: &Connection) -> Result<(), Failure> {
-    require_room(directory, plan)?;
+    require_room(directory, std::iter::empty(), plan)?;
     let session = live.connect().await?;
     let tablespaces = base_backup::tablespaces(&session).await?;
     let is_known = |oid: u32| plan.base.tablespaces.iter().any(|known| known.oid == oid);

@@ -94,14 +94,21 @@ fn block(plan: &Plan, options: &Options, doors: &Doors) -> String {
         lines.extend(KEEP_TO_ITSELF.map(|(name, value)| (name, value.to_owned())));
     }
     lines.extend(must_match(&plan.base));
-    let mut text = format!("{BEGIN}\n# {} to {}\n", plan.artifact.name, options.target);
+    // A name may hold what would end the line, and a comment with it.
+    let target = options.target.to_string().replace(char::is_control, " ");
+    let mut text = format!("{BEGIN}\n# {} to {target}\n", plan.artifact.name);
     for (name, value) in lines {
         // Into a string that cannot fail.
-        let _ = writeln!(text, "{name} = '{}'", value.replace('\'', "''"));
+        let _ = writeln!(text, "{name} = '{}'", quoted(&value));
     }
     text.push_str(END);
     text.push('\n');
     text
+}
+
+/// As PostgreSQL reads it between quotes (`GUC_scanstr`): a backslash there makes something else of what follows it.
+fn quoted(value: &str) -> String {
+    value.replace('\\', r"\\").replace('\'', "''").replace('\n', r"\n").replace('\r', r"\r")
 }
 
 fn must_match(base: &BaseRecord) -> impl Iterator<Item = (&'static str, String)> + '_ {
@@ -205,6 +212,13 @@ mod tests {
         let text = "port = 1\nrecovery_target_time = 'x'\nrecovery_target_action = 'pause'\nrecovery_target_inclusive = 'off'\n";
         let expected = "port = 1\nrecovery_target_lsn = '0/28'\nrecovery_target_action = 'pause'\nrecovery_target_inclusive = 'on'\n";
         assert_eq!(ending_at(text, Lsn(0x28)), expected);
+    }
+
+    #[test]
+    fn what_a_shell_has_to_read_is_quoted_once_more_for_postgresql() {
+        // The shell's word for a folder called o'brien.
+        assert_eq!(quoted(r"'o'\''brien'"), r"''o''\\''''brien''");
+        assert_eq!(quoted("two\nlines"), r"two\nlines");
     }
 
     #[test]

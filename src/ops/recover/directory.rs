@@ -83,7 +83,7 @@ impl Place {
         files::make_directories(&root, owner).map_err(failed)?;
         files::set_mode(&root, 0o700).map_err(failed)?;
         if matches!(before, Before::Nothing) {
-            require_room(&root, plan)?;
+            require_room(&root, tablespaces.iter().map(|(_, path)| path.as_path()), plan)?;
         }
         let control = root.join(CONTROL_FILE);
         if matches!(before, Before::Unfinished(_)) && control.exists() {
@@ -244,9 +244,14 @@ fn require_stopped(root: &Path) -> Result<(), Failure> {
     Ok(())
 }
 
-/// Errors where the file system of `root` cannot take the files of the backup.
-pub(super) fn require_room(root: &Path, plan: &Plan) -> Result<(), Failure> {
-    let (needed, space) = (plan.base.bytes, Space::at(root));
+/// Errors where the file systems of `root` and of the `others` cannot take the files of the backup, all together: which of
+/// them goes where is not known before.
+pub(super) fn require_room<'p>(
+    root: &'p Path,
+    others: impl Iterator<Item = &'p Path>,
+    plan: &Plan,
+) -> Result<(), Failure> {
+    let (needed, space) = (plan.base.bytes, Space::over(std::iter::once(root).chain(others)));
     match space {
         Ok(space) if space.free < needed => {
             let message = format!(
