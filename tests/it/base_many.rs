@@ -48,9 +48,10 @@ fn desk() -> Desk {
 }
 
 /// Runs the binary as `login`, to its good end. Tells its peak resident size in KiB, and how long it took.
+#[expect(clippy::print_stdout, reason = "figures are what the long tier is run for")]
 fn measured(desk: &Desk, what: &str, login: Option<&str>, arguments: &[&str]) -> u64 {
     let mut command = desk.command(arguments);
-    login.iter().for_each(|login| drop(command.env("DBAGENT_POSTGRES__USER", login)));
+    command.envs(login.map(|login| ("DBAGENT_POSTGRES__USER", login)));
     let log = std::fs::File::create(desk.site.root().join("said")).unwrap();
     let began = Instant::now();
     let mut running = command.stdout(log.try_clone().unwrap()).stderr(log).stdin(Stdio::null()).spawn().unwrap();
