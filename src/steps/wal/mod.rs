@@ -7,6 +7,7 @@ mod archive;
 mod archiving;
 mod copy;
 mod fetch;
+mod former;
 mod guard;
 mod input;
 mod records;

@@ -299,10 +299,18 @@ impl Push<'_> {
             record.recorded.format("%Y-%m-%dT%H:%M:%SZ"),
             self.input.directory.system_identifier,
         );
-        Failure::new(FailureKind::RefusedForSafety, message).hint(
-            "Nothing is overwritten. Two servers write the same timeline: find out which is the primary, and turn archiving off \
-             on the other; a restored copy must be promoted to a timeline of its own.",
-        )
+        let hint = match self.options.owner.former.contains(&record.system_identifier) {
+            true => {
+                "Nothing is overwritten, and the server keeps its log until it is archived. That system is the one that this \
+                 cluster was before pg_upgrade; its timelines are in the way of the new one's: give the cluster another \
+                 [repository.NAME] with a url of its own, and make a base backup there at once."
+            }
+            false => {
+                "Nothing is overwritten. Two servers write the same timeline: find out which is the primary, and turn archiving \
+                 off on the other; a restored copy must be promoted to a timeline of its own."
+            }
+        };
+        Failure::new(FailureKind::RefusedForSafety, message).hint(hint)
     }
 
     fn damaged(&self, repository: &Repository, record: &WalRecord, size: u64) -> Failure {

@@ -23,6 +23,7 @@ use crate::model::outcome::{Finding, Severity};
 use crate::model::timeline::TimelineTree;
 use crate::model::wal::{SegmentName, SegmentRange, SegmentRanges, SegmentSize};
 use crate::postgres::wal_files;
+use crate::steps::wal::former;
 
 /// Bytes without a record that are younger than this are taken to be on their way.
 const ON_ITS_WAY: TimeDelta = TimeDelta::minutes(10);
@@ -383,6 +384,7 @@ pub fn survey_findings(found: &Survey) -> Vec<Finding> {
             findings.push(Finding::new(Severity::Critical, "wal-bytes-missing", message).remedy(remedy));
         }
     }
+    findings.extend(former::in_the_way(found));
     findings.extend(found.unread.iter().map(|(repository, why)| {
         let message = format!("the WAL in repository {repository} cannot be read: {why}");
         Finding::new(Severity::Critical, "wal-repository", message)
