@@ -18,7 +18,11 @@ use crate::pipeline::fetch;
 pub(super) const NOT_ARCHIVED: &str =
     "See why the server does not archive: SELECT * FROM pg_stat_archiver; `dbagent wal list` shows what is stored.";
 
-/// How often a repository is asked for a segment that is not there yet.
+/// How soon a repository is asked again for a segment that is not there yet, at first: the last one is on its way when a
+/// backup ends. Each time it is twice as long, up to [`ASK_EVERY`].
+const ASK_AGAIN: Duration = Duration::from_millis(25);
+
+/// How often a repository is asked in the long run.
 const ASK_EVERY: Duration = Duration::from_millis(500);
 
 impl Work<'_> {
@@ -52,11 +56,13 @@ impl Work<'_> {
         let deadline = self.setting.clock.monotonic() + self.options.wal_timeout;
         let mut segment = Some(range.first);
         while let Some(name) = segment.filter(|name| *name <= range.last) {
+            let mut pause = ASK_AGAIN;
             while !self.is_stored(repository, name).await? {
                 if self.setting.clock.monotonic() >= deadline {
                     return Err(missing(repository, name, record, self.options.wal_timeout));
                 }
-                self.setting.clock.sleep(ASK_EVERY).await;
+                self.setting.clock.sleep(pause).await;
+                pause = (pause * 2).min(ASK_EVERY);
             }
             segment = name.next(size);
         }
