@@ -39,19 +39,8 @@ pub async fn run(
         )
         .hint("`dbagent audit install` installs it."));
     }
-    session
-        .batch("BEGIN; SET LOCAL lock_timeout = '5s'; LOCK TABLE public.audit_logs IN SHARE ROW EXCLUSIVE MODE")
-        .await?;
-    match rebuild(&session, connection, repositories, profiles, setting).await {
-        Ok(rows) => {
-            session.batch("COMMIT").await?;
-            Ok(rows)
-        }
-        Err(failure) => {
-            session.batch("ROLLBACK").await?;
-            Err(failure)
-        }
-    }
+    schema::begin_alone(&session).await?;
+    session.settle(rebuild(&session, connection, repositories, profiles, setting).await).await
 }
 
 async fn rebuild(

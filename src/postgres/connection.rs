@@ -332,6 +332,20 @@ impl Session {
         self.client.batch_execute(statements).await.map_err(|error| self.failed("run a statement", error))
     }
 
+    /// Ends the transaction that `done` came of: COMMIT where it is well, ROLLBACK where not. Of a rollback that cannot be
+    /// said nothing is told: the server does it when the session ends, and the failure before it is the cause.
+    pub async fn settle<T, E: From<PostgresError>>(&self, done: Result<T, E>) -> Result<T, E> {
+        match &done {
+            Ok(_) => self.batch("COMMIT").await?,
+            Err(_) => {
+                if let Err(error) = self.batch("ROLLBACK").await {
+                    tracing::debug!(%error, "the transaction ends with its session");
+                }
+            }
+        }
+        done
+    }
+
     /// The failure `error` of doing `what` here.
     pub fn failed(&self, what: &str, error: tokio_postgres::Error) -> PostgresError {
         PostgresError::from_driver(format!("{what} at {}", self.place), error)

@@ -67,9 +67,7 @@ pub async fn run(
 }
 
 async fn finish(session: &Session, batch: u32) -> Result<u64, Failure> {
-    session
-        .batch("BEGIN; SET LOCAL lock_timeout = '5s'; LOCK TABLE public.audit_logs IN SHARE ROW EXCLUSIVE MODE")
-        .await?;
+    schema::begin_alone(session).await?;
     let last = async {
         let mut rows = 0;
         loop {
@@ -81,14 +79,5 @@ async fn finish(session: &Session, batch: u32) -> Result<u64, Failure> {
         schema::enable_trigger(session.client()).await?;
         Ok::<_, Failure>(rows)
     };
-    match last.await {
-        Ok(rows) => {
-            session.batch("COMMIT").await?;
-            Ok(rows)
-        }
-        Err(failure) => {
-            session.batch("ROLLBACK").await?;
-            Err(failure)
-        }
-    }
+    session.settle(last.await).await
 }

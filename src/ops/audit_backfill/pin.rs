@@ -34,16 +34,7 @@ pub(super) async fn pin(connection: &Connection, profiles: &Profiles, setting: &
     }
     let Some(until) = profiles.end() else { return Ok(0) };
     session.batch("BEGIN").await?;
-    match pin_on(&session, connection, (profiles, until), setting).await {
-        Ok(rows) => {
-            session.batch("COMMIT").await?;
-            Ok(rows)
-        }
-        Err(failure) => {
-            session.batch("ROLLBACK").await?;
-            Err(failure)
-        }
-    }
+    session.settle(pin_on(&session, connection, (profiles, until), setting).await).await
 }
 
 async fn pin_on(

@@ -96,26 +96,21 @@ pub async fn chain_if_empty(session: &Session) -> Result<(bool, bool), PostgresE
     if has_trigger(client).await? {
         return Ok((true, false));
     }
-    session
-        .batch("BEGIN; SET LOCAL lock_timeout = '5s'; LOCK TABLE public.audit_logs IN SHARE ROW EXCLUSIVE MODE")
-        .await?;
+    begin_alone(session).await?;
     let enabled = async {
         let empty: bool = client.query_one(include_str!("../../../sql/audit/log_is_empty.sql"), &[]).await?.get(0);
         if empty {
             enable_trigger(client).await?;
         }
-        Ok::<_, PostgresError>(empty)
+        Ok::<_, PostgresError>((empty, empty))
     };
-    match enabled.await {
-        Ok(empty) => {
-            session.batch("COMMIT").await?;
-            Ok((empty, empty))
-        }
-        Err(error) => {
-            session.batch("ROLLBACK").await?;
-            Err(error)
-        }
-    }
+    session.settle(enabled.await).await
+}
+
+/// Begins a transaction beside which nobody writes into the log; [`Session::settle`] ends it.
+pub async fn begin_alone(session: &Session) -> Result<(), PostgresError> {
+    let begin = "BEGIN; SET LOCAL lock_timeout = '5s'; LOCK TABLE public.audit_logs IN SHARE ROW EXCLUSIVE MODE";
+    session.batch(begin).await
 }
 
 /// Everything that is not as this version installs it. Asks for no table's contents.
