@@ -1,7 +1,8 @@
 //! Loads the rows of a dump into tables: one reading of the archive, COPY on several connections at once.
 //!
 //! The archive is never on disk. Rows are cut into blocks at line ends and dealt out to the connections in turn, so that
-//! one large table is loaded by all of them; a row longer than a block goes to one of them piece by piece. The order of rows inside a table is not kept; their sum proves them.
+//! one large table is loaded by all of them; a row longer than a block goes to one of them piece by piece. The order of
+//! rows inside a table is not kept; their sum proves them.
 
 use std::sync::Arc;
 

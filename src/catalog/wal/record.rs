@@ -58,8 +58,8 @@ impl WalRecord {
     /// Up to when everything that was acknowledged as committed is in this segment or in those before it: the server writes
     /// a segment's end before it flushes what follows, and acknowledges a commit after that flush. What is not waited for
     /// (`synchronous_commit = off`) may be acknowledged up to three `wal_writer_delay` earlier than it is written. When it was
-    /// stored would be too late where archiving lags: what was committed meanwhile is in segments that are not stored yet. Nothing where
-    /// only the segments before it can tell.
+    /// stored would be too late where archiving lags: what was committed meanwhile is in segments that are not stored yet.
+    /// Nothing where only the segments before it can tell.
     pub fn covers_until(&self) -> Option<DateTime<Utc>> {
         match (self.written, self.received) {
             (Some(written), _) => Some(written.min(self.recorded)),

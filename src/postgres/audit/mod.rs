@@ -1,8 +1,8 @@
 //! The audit chain in the database: one snapshot for all who read it, its rows and places as they stream by, what is
 //! wrong with it in SQL's words, its schema as it stands.
 //!
-//! Reads only, but for `outbox`, `settle`, `profiles` and what installs. Must not decide anything: what a difference means is the verb's concern. Nothing here is
-//! shared with the trigger.
+//! Reads only, but for `outbox`, `settle`, `profiles` and what installs. Must not decide anything: what a difference means is
+//! the verb's concern. Nothing here is shared with the trigger.
 
 pub mod diagnosis;
 pub mod outbox;

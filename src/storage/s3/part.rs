@@ -1,8 +1,8 @@
 //! One part of an upload: while it fills, and on its way.
 //!
 //! Parts of the usual size are in memory. Larger ones, which only very large objects need, go through a file without a name
-//! in the state directory (what is uploaded is ciphertext already), so that memory does not grow with them; a process that
-//! dies leaves nothing behind.
+//! in the state directory, as they are uploaded (ciphertext, unless encryption is "none"), so that memory does not grow with
+//! them; a process that dies leaves nothing behind.
 
 use std::fs::File;
 use std::io::{self, Write as _};
