@@ -202,7 +202,10 @@ impl App {
     /// Fetches `file` to `place` in this process.
     pub async fn wal_fetch_here(&self, file: WalFile, place: &Path, asked: &Asked) -> Result<Fetched<()>, Failure> {
         let doors = self.wal_fetch_doors(asked).await?;
-        fetch_file(file, place, system_of(place)?, &doors, self.clock.now()).await
+        match fetch_file(file, place, system_of(place)?, &doors, self.clock.now()).await? {
+            Fetched::There(arrived) => arrived.put().map(Fetched::There),
+            Fetched::NotThere => Ok(Fetched::NotThere),
+        }
     }
 
     /// How many files the agent ships or fetches at once.

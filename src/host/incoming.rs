@@ -1,37 +1,78 @@
-//! A file on its way to a place where another program waits for it: written beside, moved there whole.
+//! A file on its way to a place where another program waits for it: written in the same folder, moved there whole.
 //!
-//! Not synced: what is fetched again after a power cut needs no fsync, and PostgreSQL syncs what it keeps of the files
-//! that it asks for.
+//! It has no name until then where the file system can do that (O_TMPFILE, open(2)): a process that is killed leaves
+//! nothing behind. Not synced: what is fetched again after a power cut needs no fsync, and PostgreSQL syncs what it keeps
+//! of the files that it asks for.
 
 use std::fs::File;
 use std::io::{self, Write};
+use std::os::fd::AsRawFd as _;
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{Mode, OFlags};
+use rustix::fs::{AtFlags, CWD, Mode, OFlags};
+use rustix::io::Errno;
 
 use super::durable::{Temporary, give_to_owner_of, parent};
 
-/// A file being written beside its place; removed on drop unless it was put there.
+/// The descriptors of this process, by which a file without a name gets one.
+const DESCRIPTORS: &str = "/proc/self/fd";
+
+/// A file being written for its place; gone on drop unless it was put there.
 pub struct Incoming {
-    temporary: Temporary,
     place: PathBuf,
     file: File,
+    /// The name that it has meanwhile, where it must have one.
+    named: Option<Temporary>,
 }
 
 impl Incoming {
     /// Begins a file that is to be called `place`, readable by this user (or, for root, the directory's owner) only.
-    pub fn beside(place: &Path) -> io::Result<Self> {
+    pub fn for_place(place: &Path) -> io::Result<Self> {
+        match Path::new(DESCRIPTORS).exists() {
+            true => match Self::nameless(place) {
+                Err(Errno::OPNOTSUPP | Errno::ISDIR | Errno::INVAL) => Self::named(place),
+                begun => Ok(begun?),
+            },
+            false => Self::named(place),
+        }
+    }
+
+    fn nameless(place: &Path) -> rustix::io::Result<Self> {
+        let flags = OFlags::WRONLY | OFlags::TMPFILE | OFlags::CLOEXEC;
+        let file: File = rustix::fs::open(parent(place), flags, Mode::RUSR | Mode::WUSR)?.into();
+        Self { place: place.to_owned(), file, named: None }.given()
+    }
+
+    fn named(place: &Path) -> io::Result<Self> {
         let temporary = Temporary::beside(place).map_err(io::Error::other)?;
         let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let file: File = rustix::fs::open(temporary.path(), flags, Mode::RUSR | Mode::WUSR)?.into();
-        let directory = rustix::fs::open(parent(place), OFlags::RDONLY | OFlags::DIRECTORY, Mode::empty())?;
-        give_to_owner_of(directory, &file)?;
-        Ok(Self { temporary, place: place.to_owned(), file })
+        Ok(Self { place: place.to_owned(), file, named: Some(temporary) }.given()?)
+    }
+
+    fn given(self) -> rustix::io::Result<Self> {
+        let directory = rustix::fs::open(parent(&self.place), OFlags::RDONLY | OFlags::DIRECTORY, Mode::empty())?;
+        give_to_owner_of(directory, &self.file)?;
+        Ok(self)
+    }
+
+    /// Bytes written so far.
+    pub fn size(&self) -> io::Result<u64> {
+        Ok(self.file.metadata()?.len())
     }
 
     /// Moves it to its place, over what is there.
     pub fn put(self) -> io::Result<()> {
-        Ok(rustix::fs::rename(self.temporary.path(), &self.place)?)
+        let temporary = match self.named {
+            Some(temporary) => temporary,
+            None => {
+                let temporary = Temporary::beside(&self.place).map_err(io::Error::other)?;
+                let nameless = format!("{DESCRIPTORS}/{}", self.file.as_raw_fd());
+                rustix::fs::linkat(CWD, nameless, CWD, temporary.path(), AtFlags::SYMLINK_FOLLOW)?;
+                temporary
+            }
+        };
+        Ok(rustix::fs::rename(temporary.path(), &self.place)?)
     }
 }
 
@@ -54,18 +95,32 @@ mod tests {
         names.collect()
     }
 
-    #[test]
-    fn a_file_appears_whole_and_one_given_up_leaves_nothing() {
+    /// Lets go of one file and puts another; tells how many names one has meanwhile.
+    fn come(begin: impl Fn(&Path) -> io::Result<Incoming>) -> usize {
         let folder = tempfile::tempdir().unwrap();
         let place = folder.path().join("RECOVERYXLOG");
-        let mut file = Incoming::beside(&place).unwrap();
+        let mut file = begin(&place).unwrap();
         file.write_all(b"half").unwrap();
-        assert!(!place.exists() && names(folder.path()).len() == 1);
+        let meanwhile = names(folder.path()).len();
+        assert!(!place.exists());
         drop(file);
         assert_eq!(names(folder.path()).len(), 0);
-        let mut file = Incoming::beside(&place).unwrap();
-        file.write_all(b"whole").unwrap();
-        file.put().unwrap();
-        assert_eq!(names(folder.path()), ["RECOVERYXLOG"]);
+        for content in ["whole", "another"] {
+            let mut file = begin(&place).unwrap();
+            file.write_all(content.as_bytes()).unwrap();
+            assert_eq!(file.size().unwrap(), content.len() as u64);
+            file.put().unwrap();
+            assert_eq!(names(folder.path()), ["RECOVERYXLOG"]);
+            assert_eq!(folder.path().join("RECOVERYXLOG").metadata().unwrap().len(), content.len() as u64);
+        }
+        meanwhile
+    }
+
+    #[test]
+    fn a_file_appears_whole_and_one_given_up_leaves_nothing() {
+        assert_eq!(come(Incoming::named), 1);
+        let folder = tempfile::tempdir().unwrap();
+        let can = Incoming::nameless(&folder.path().join("RECOVERYXLOG")).is_ok();
+        assert_eq!(come(Incoming::for_place), usize::from(!can), "names that a killed process leaves behind");
     }
 }

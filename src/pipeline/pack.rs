@@ -85,10 +85,16 @@ struct Frames<'a> {
 impl<'a> Packer<'a> {
     pub(super) fn new(codec: Codec, sink: Sink<'a>) -> io::Result<Self> {
         let (bytes, way) = match codec {
-            Codec::Zstd(level) => (FRAME_BYTES, Way::Zstd(Frames::new(level, sink)?)),
+            Codec::Zstd(level) => return Self::zstd(level, FRAME_BYTES, sink),
             Codec::Gzip(level) => (WINDOW_BYTES, Way::Gzip(Box::new(GzEncoder::new(sink, Compression::new(level))))),
             Codec::Lz4 => (WINDOW_BYTES, Way::Lz4(Box::new(FrameEncoder::new(sink)))),
         };
+        Ok(Self { window: vec![0; bytes], filled: 0, way })
+    }
+
+    /// Zstandard frames of `bytes` of content each: as much is in memory twice.
+    pub(super) fn zstd(level: i32, bytes: usize, sink: Sink<'a>) -> io::Result<Self> {
+        let way = Way::Zstd(Frames::new(level, bytes, sink)?);
         Ok(Self { window: vec![0; bytes], filled: 0, way })
     }
 
@@ -130,8 +136,8 @@ impl<'a> Packer<'a> {
 }
 
 impl<'a> Frames<'a> {
-    fn new(level: i32, sink: Sink<'a>) -> io::Result<Self> {
-        let packed = Vec::with_capacity(zstd::zstd_safe::compress_bound(FRAME_BYTES));
+    fn new(level: i32, bytes: usize, sink: Sink<'a>) -> io::Result<Self> {
+        let packed = Vec::with_capacity(zstd::zstd_safe::compress_bound(bytes));
         Ok(Self { compressor: Compressor::new(level)?, packed, sink, any: false })
     }
 

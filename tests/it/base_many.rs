@@ -11,6 +11,7 @@ use crate::base_expiry::archive_by;
 use crate::base_incremental;
 use crate::cli::Desk;
 use crate::recover::place;
+use crate::stage::agent::peak_memory;
 use crate::stage::archive::{give, switch};
 
 const RELATIONS: u32 = 100_000;
@@ -57,7 +58,7 @@ fn measured(desk: &Desk, what: &str, login: Option<&str>, arguments: &[&str]) ->
     let mut running = command.stdout(log.try_clone().unwrap()).stderr(log).stdin(Stdio::null()).spawn().unwrap();
     let mut peak = 0;
     while running.try_wait().unwrap().is_none() {
-        peak = resident(running.id()).unwrap_or_default().max(peak);
+        peak = peak_memory(running.id()).unwrap_or_default().max(peak);
         std::thread::sleep(LOOK_EVERY);
     }
     let status = running.wait().unwrap();
@@ -65,13 +66,6 @@ fn measured(desk: &Desk, what: &str, login: Option<&str>, arguments: &[&str]) ->
     println!("{what}: {} MiB at most, {:.1} s", peak >> 10, began.elapsed().as_secs_f64());
     assert!(peak > 0 && peak <= LIMIT, "{what}: {peak} KiB resident");
     peak
-}
-
-/// The peak of the process `id` so far, in KiB.
-fn resident(id: u32) -> Option<u64> {
-    let status = std::fs::read_to_string(format!("/proc/{id}/status")).ok()?;
-    let line = status.lines().find(|line| line.starts_with("VmHWM:"))?;
-    line.split_whitespace().nth(1)?.parse().ok()
 }
 
 fn require(made: &Manifest, kind: BaseKind) {

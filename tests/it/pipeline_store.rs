@@ -267,9 +267,7 @@ async fn a_stopped_run_aborts_even_an_upload_that_hangs() {
 
 /// Peak resident memory of this process, in MiB.
 fn peak_memory() -> u64 {
-    let status = std::fs::read_to_string("/proc/self/status").unwrap();
-    let line = status.lines().find(|line| line.starts_with("VmHWM:")).unwrap();
-    line.split_whitespace().nth(1).unwrap().parse::<u64>().unwrap() / 1024
+    crate::stage::agent::peak_memory(std::process::id()).unwrap() / 1024
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -11,7 +11,7 @@ use dbagent::ops::wal::push::{Doors, Pushed};
 use dbagent::ops::wal::ship::Shipper;
 use dbagent::storage::MemoryStorage;
 
-use crate::stage::agent::RunningAgent;
+use crate::stage::agent::{RunningAgent, peak_memory};
 use crate::stage::wal::WalSite;
 use crate::wal_archiver::{Archive, code};
 
@@ -116,6 +116,20 @@ fn segments_after_the_one_asked_for_are_fetched_ahead() {
         }
     });
     assert!(ahead, "the next segment was never there ahead of its time");
+}
+
+#[test]
+fn a_recovery_through_many_segments_is_served_within_the_agents_memory() {
+    let archive = Archive::with(16, &[]);
+    let segments: Vec<_> = (0..16).map(|_| archive.segment()).collect();
+    archive.wait_archived(segments[15]);
+    let agent = agent(&archive);
+    for segment in &segments {
+        let (code, place) = archive.fetch(segment);
+        assert_eq!((code, std::fs::metadata(place).unwrap().len()), (Some(0), 16 << 20), "{segment}");
+    }
+    let peak = peak_memory(agent.id()).unwrap();
+    assert!(peak <= 160 << 10, "{peak} KiB for 256 MiB of WAL");
 }
 
 async fn shipper(site: &Arc<WalSite>) -> (Shipper, dbagent::catalog::Repository) {

@@ -10,11 +10,11 @@ use dbagent::catalog::wal::Stored;
 use dbagent::model::failure::{Failure, FailureKind};
 use dbagent::model::lsn::{Lsn, Timeline};
 use dbagent::model::wal::{SegmentName, WalFile};
-use dbagent::steps::wal::{Fetched, Standing, WalInput, fetch_bytes, fetch_file, store};
+use dbagent::steps::wal::{Fetched, Standing, WalInput, store};
 use dbagent::storage::{Fault, Faulty, MemoryStorage, Operation, PutOptions, StorageErrorKind};
 
 use crate::stage::objects;
-use crate::stage::wal::{WalSite, file, now};
+use crate::stage::wal::{WalSite, fetched, file, now};
 
 async fn push(site: &WalSite, repository: &Repository, input: &WalInput) -> Result<Standing, Failure> {
     let mut verdicts = store(input, std::slice::from_ref(repository), &site.options(), now()).await;
@@ -24,7 +24,7 @@ async fn push(site: &WalSite, repository: &Repository, input: &WalInput) -> Resu
 
 async fn fetch(site: &WalSite, repository: &Repository, segment: SegmentName) -> Result<Fetched<Vec<u8>>, Failure> {
     let doors = site.doors(std::slice::from_ref(repository));
-    fetch_bytes(file(segment), Some(site.directory().system_identifier), &doors, now()).await
+    fetched(file(segment), Some(site.directory().system_identifier), &doors).await
 }
 
 async fn keys(repository: &Repository) -> Vec<String> {
@@ -49,9 +49,7 @@ async fn f56_a_segment_is_stored_once_and_comes_back_as_it_was() {
     assert_eq!(keys(&repository).await, stored);
     let bytes = std::fs::read(site.path(segment)).unwrap();
     assert_eq!(fetch(&site, &repository, segment).await.unwrap(), Fetched::There(bytes.clone()));
-    let place = site.files.path().join("RECOVERYXLOG");
-    let fetched = fetch_file(file(segment), &place, None, &site.doors(&[repository]), now()).await.unwrap();
-    assert_eq!((fetched, std::fs::read(place).unwrap()), (Fetched::There(()), bytes));
+    assert_eq!(fetched(file(segment), None, &site.doors(&[repository])).await.unwrap(), Fetched::There(bytes));
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -227,13 +225,13 @@ async fn f68_not_there_is_said_only_when_every_repository_has_proven_it() {
     }
     let mut doors = site.doors(std::slice::from_ref(&ours));
     doors.unopened.push(("closed".into(), Failure::new(FailureKind::Failed, "open it")));
-    assert!(fetch_bytes(file(segment), None, &doors, now()).await.is_err());
+    assert!(fetched(file(segment), None, &doors).await.is_err());
     doors.repositories.clear();
     doors.unopened.clear();
-    assert!(fetch_bytes(file(segment), None, &doors, now()).await.is_err(), "nobody was asked");
+    assert!(fetched(file(segment), None, &doors).await.is_err(), "nobody was asked");
     let mut doors = site.doors(&[ours]);
     doors.cluster = "another".into();
-    assert!(fetch_bytes(file(segment), None, &doors, now()).await.is_err());
+    assert!(fetched(file(segment), None, &doors).await.is_err());
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -267,8 +265,7 @@ async fn f45_a_changed_byte_of_bytes_or_record_is_found_and_the_other_copy_used(
     faulty.fault(Operation::Get, Fault::Passes);
     faulty.fault(Operation::Get, Fault::FlipsByte(size / 2));
     let both = site.doors(&[first, second]);
-    let fetched = fetch_bytes(file(segment), None, &both, now()).await.unwrap();
-    assert!(matches!(fetched, Fetched::There(_)));
+    assert!(matches!(fetched(file(segment), None, &both).await.unwrap(), Fetched::There(_)));
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -315,7 +312,7 @@ async fn f59_histories_partials_and_notes_have_their_own_keys() {
     let tree = repository.wal_tree(now()).await.unwrap();
     assert_eq!(tree.children(Timeline(1)).collect::<Vec<_>>(), [(Timeline(2), Lsn(0x300_0148))]);
     let doors = site.doors(std::slice::from_ref(&repository));
-    let read = fetch_bytes(WalFile::History(Timeline(2)), None, &doors, now()).await.unwrap();
+    let read = fetched(WalFile::History(Timeline(2)), None, &doors).await.unwrap();
     assert_eq!(read, Fetched::There(std::fs::read(&history).unwrap()));
     std::fs::write(&history, "1\t0/3000149\tanother story\n").unwrap();
     let failure = push(&site, &repository, &site.check(&history).unwrap()).await.unwrap_err();

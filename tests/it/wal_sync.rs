@@ -15,7 +15,7 @@ use dbagent::model::wal::{SegmentName, WalFile};
 use dbagent::ops::Setting;
 use dbagent::ops::wal::sync::{self, Doors};
 use dbagent::ops::wal::verify;
-use dbagent::steps::wal::{Fetched, GapState, Thresholds, fetch_bytes, store};
+use dbagent::steps::wal::{Fetched, GapState, Thresholds, store};
 use dbagent::storage::{Fault, Faulty, MemoryStorage, Operation, StorageErrorKind};
 use tokio_util::sync::CancellationToken;
 
@@ -23,7 +23,7 @@ use crate::base_backup::{backup, manifest};
 use crate::recover::{Copy, commit, ledger, walk};
 use crate::stage::archive;
 use crate::stage::s3::S3Server;
-use crate::stage::wal::{WalSite, file, now};
+use crate::stage::wal::{WalSite, fetched, file, now};
 use crate::wal_archiver::{Archive, code};
 
 pub fn setting() -> Setting {
@@ -63,8 +63,7 @@ async fn memory(site: &WalSite, name: &str) -> Repository {
 }
 
 async fn holds(site: &WalSite, repository: &Repository, segment: SegmentName) -> bool {
-    let fetched = fetch_bytes(file(segment), None, &site.doors(std::slice::from_ref(repository)), now()).await.unwrap();
-    match fetched {
+    match fetched(file(segment), None, &site.doors(std::slice::from_ref(repository))).await.unwrap() {
         Fetched::There(bytes) => bytes == std::fs::read(site.path(segment)).unwrap(),
         Fetched::NotThere => false,
     }

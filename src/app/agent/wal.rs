@@ -13,8 +13,8 @@ use crate::ops::wal::push::Pushed;
 use crate::ops::wal::ship::Shipper;
 use crate::steps::wal::Fetched;
 
-/// Threads of zstd's own for each file: several files at once are shipped side by side, one alone is to be fast.
-const HELPERS: u32 = 1;
+/// Threads of zstd's own for each file: none, several files at once are shipped side by side.
+const HELPERS: u32 = 0;
 
 /// Archives and fetches for other processes. Cheap to clone.
 #[derive(Clone)]

@@ -1,24 +1,22 @@
 //! The agent's side of fetching: while a recovery replays one segment, those after it are on their way.
 //!
-//! Whole and checked segments wait in memory, at most so many bytes of them. Only what was there is kept: that a segment
-//! was missing a moment ago proves nothing now.
+//! Whole and checked segments wait as files without a name where recovery wants them, at most so many bytes of them. Only
+//! what was there is kept: that a segment was missing a moment ago proves nothing now.
 
 use std::collections::BTreeMap;
-use std::io::Write as _;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use futures_util::future::BoxFuture;
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::{Semaphore, oneshot};
 use tokio::task::spawn_blocking;
 
-use crate::host::failpoint::pass;
-use crate::host::{Clock, FailPoint, Incoming};
+use crate::host::Clock;
 use crate::model::failure::{Failure, FailureKind};
 use crate::model::lsn::SystemId;
 use crate::model::wal::{Asked, SegmentName, SegmentSize, WalFile};
-use crate::steps::wal::{Fetched, WalDoors, fetch_bytes};
+use crate::steps::wal::{Arrived, Fetched, WalDoors, fetch_file};
 
 /// Opens the doors of a fetch from these repositories.
 pub type OpenDoors = Arc<dyn Fn(Asked) -> BoxFuture<'static, Result<WalDoors, Failure>> + Send + Sync>;
@@ -31,8 +29,8 @@ const WAITING_BYTES: u64 = 64 << 20;
 /// Whose log a recovery follows, where known, and from which repositories.
 type Source = (Option<SystemId>, Asked);
 
-/// A segment, or nothing when it was not there or failed to come.
-type Waiting = Option<Arc<Vec<u8>>>;
+/// What is fetched ahead of a recovery: which segment, to which place.
+type Awaited = (Source, PathBuf, SegmentName);
 
 /// Fetches files for a recovery. Cheap to clone.
 #[derive(Clone)]
@@ -47,7 +45,8 @@ pub struct Prefetcher {
 #[derive(Default)]
 struct State {
     doors: BTreeMap<Asked, (Arc<WalDoors>, Duration)>,
-    ahead: BTreeMap<(Source, SegmentName), watch::Receiver<Option<Waiting>>>,
+    /// The segments on their way; nothing comes where one was not there or failed to come.
+    ahead: BTreeMap<Awaited, oneshot::Receiver<Arrived>>,
     asked: Duration,
 }
 
@@ -59,25 +58,29 @@ impl Prefetcher {
 
     /// Fetches `file` of `source` to `place`.
     pub async fn fetch(&self, file: WalFile, place: &Path, source: Source) -> Result<Fetched<()>, Failure> {
-        let bytes = match self.take_ahead(file, &source).await {
-            Some(bytes) => bytes,
-            None => match self.fetch_now(file, &source).await? {
-                Fetched::There(bytes) => Arc::new(bytes),
+        let arrived = match self.take_ahead(file, place, &source).await {
+            Some(arrived) => arrived,
+            None => match self.fetch_now(file, place, &source).await? {
+                Fetched::There(arrived) => arrived,
                 Fetched::NotThere => return Ok(Fetched::NotThere),
             },
         };
-        if let (WalFile::Segment(segment), Some(size)) = (file, SegmentSize::new(bytes.len() as u64)) {
-            self.look_ahead(segment, size, &source);
+        if let (WalFile::Segment(segment), Some(size)) = (file, SegmentSize::new(arrived.size()?)) {
+            self.look_ahead(segment, size, place, &source);
         }
-        let place = place.to_owned();
-        let put = spawn_blocking(move || put(&place, &bytes)).await;
+        let put = spawn_blocking(move || arrived.put()).await;
         put.map_err(|error| Failure::new(FailureKind::Failed, "put the file in place").because(error))??;
         Ok(Fetched::There(()))
     }
 
-    async fn fetch_now(&self, file: WalFile, (system, asked): &Source) -> Result<Fetched<Vec<u8>>, Failure> {
+    async fn fetch_now(
+        &self,
+        file: WalFile,
+        place: &Path,
+        (system, asked): &Source,
+    ) -> Result<Fetched<Arrived>, Failure> {
         let doors = self.doors(asked).await?;
-        let fetched = fetch_bytes(file, *system, &doors, self.clock.now()).await;
+        let fetched = fetch_file(file, place, *system, &doors, self.clock.now()).await;
         if fetched.is_err() {
             self.state().doors.remove(asked);
         }
@@ -98,47 +101,45 @@ impl Prefetcher {
     }
 
     /// What was fetched ahead of `file`, once it is there.
-    async fn take_ahead(&self, file: WalFile, source: &Source) -> Waiting {
+    async fn take_ahead(&self, file: WalFile, place: &Path, source: &Source) -> Option<Arrived> {
         let WalFile::Segment(segment) = file else { return None };
-        let mut waiting = {
+        let waiting = {
             let mut state = self.state();
             state.asked = self.clock.monotonic();
-            state.ahead.remove(&(source.clone(), segment))?
+            state.ahead.remove(&(source.clone(), place.to_owned(), segment))?
         };
-        let waited = waiting.wait_for(Option::is_some).await.ok()?.clone();
-        waited.flatten()
+        waiting.await.ok()
     }
 
     /// Begins the segments after `segment`, and forgets all others.
-    fn look_ahead(&self, segment: SegmentName, size: SegmentSize, source: &Source) {
+    fn look_ahead(&self, segment: SegmentName, size: SegmentSize, place: &Path, source: &Source) {
         let most = self.ahead.min(WAITING_BYTES / size.bytes());
         let next = std::iter::successors(segment.next(size), |segment| segment.next(size));
-        let wanted: Vec<_> = next.take(usize::try_from(most).unwrap_or(0)).collect();
+        let next = next.take(usize::try_from(most).unwrap_or(0));
+        let wanted: Vec<Awaited> = next.map(|segment| (source.clone(), place.to_owned(), segment)).collect();
         let mut state = self.state();
-        state.ahead.retain(|(of, segment), _| of == source && wanted.contains(segment));
-        for segment in wanted {
-            state.ahead.entry((source.clone(), segment)).or_insert_with(|| self.begin(segment, source.clone()));
+        state.ahead.retain(|awaited, _| wanted.contains(awaited));
+        for awaited in wanted {
+            state.ahead.entry(awaited.clone()).or_insert_with(|| self.begin(awaited));
         }
     }
 
-    fn begin(&self, segment: SegmentName, source: Source) -> watch::Receiver<Option<Waiting>> {
-        let (tell, waiting) = watch::channel(None);
+    fn begin(&self, (source, place, segment): Awaited) -> oneshot::Receiver<Arrived> {
+        let (tell, waiting) = oneshot::channel();
         let fetcher = self.clone();
         tokio::spawn(async move {
-            let fetched = async {
-                let _permit = fetcher.permits.acquire().await.ok()?;
-                // Nobody waits any more: the recovery went another way.
-                if tell.is_closed() {
-                    return None;
-                }
-                match fetcher.fetch_now(WalFile::Segment(segment), &source).await {
-                    Ok(Fetched::There(bytes)) => Some(Arc::new(bytes)),
-                    // Asked for again, by itself, if the recovery comes to it.
-                    Ok(Fetched::NotThere) | Err(_) => None,
-                }
-            };
-            tell.send_replace(Some(fetched.await));
-            fetcher.forget_idle().await;
+            let Ok(permit) = fetcher.permits.acquire().await else { return };
+            // Nobody waits any more: the recovery went another way.
+            if tell.is_closed() {
+                return;
+            }
+            // What is not there or fails is asked for again, by itself, if the recovery comes to it.
+            if let Ok(Fetched::There(arrived)) = fetcher.fetch_now(WalFile::Segment(segment), &place, &source).await {
+                // Dropped, if recovery went another way meanwhile.
+                let _ = tell.send(arrived);
+                drop(permit);
+                fetcher.forget_idle().await;
+            }
         });
         waiting
     }
@@ -155,16 +156,4 @@ impl Prefetcher {
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
-}
-
-fn put(place: &Path, bytes: &[u8]) -> Result<(), Failure> {
-    let failed = |error| {
-        Failure::new(FailureKind::Failed, format!("write {}", place.display()))
-            .because(error)
-            .hint("Run the agent as the user that PostgreSQL runs as.")
-    };
-    let mut incoming = Incoming::beside(place).map_err(failed)?;
-    incoming.write_all(bytes).map_err(failed)?;
-    pass(FailPoint::WalFetched)?;
-    incoming.put().map_err(failed)
 }

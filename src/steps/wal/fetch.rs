@@ -5,7 +5,7 @@
 //! bucket just made) counts for nothing, and a file that is there and bad is never "not there".
 
 use std::io::{self, Write};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use chrono::{DateTime, Utc};
 
@@ -45,38 +45,45 @@ pub enum Fetched<T> {
     NotThere,
 }
 
-/// Fetches `file` to `place`, which it replaces once its digest is right. `system` is whose it must be, where known.
+/// Fetches `file` for `place`, which it replaces when it is put there: its digest is right. `system` is whose it must be,
+/// where known.
 pub async fn fetch_file(
     file: WalFile,
     place: &Path,
     system: Option<SystemId>,
     doors: &WalDoors,
     now: DateTime<Utc>,
-) -> Result<Fetched<()>, Failure> {
-    let failed = |error: io::Error| {
-        Failure::new(FailureKind::Failed, format!("write {}", place.display()))
-            .because(error)
-            .hint("Run it as a user that may write there; look at the room that is left.")
-    };
-    match fetch(file, system, doors, now, |_| Incoming::beside(place).map_err(failed)).await? {
+) -> Result<Fetched<Arrived>, Failure> {
+    let begin = |_: &WalRecord| Incoming::for_place(place).map_err(|error| unwritten(place, error));
+    match fetch(file, system, doors, now, begin).await? {
         Fetched::NotThere => Ok(Fetched::NotThere),
-        Fetched::There(incoming) => {
-            reach(FailPoint::WalFetched).and_then(|()| incoming.put()).map_err(failed)?;
-            Ok(Fetched::There(()))
-        }
+        Fetched::There(incoming) => Ok(Fetched::There(Arrived { incoming, place: place.to_owned() })),
     }
 }
 
-/// Fetches `file` into memory: for what is asked for ahead of time, and for notes.
-pub async fn fetch_bytes(
-    file: WalFile,
-    system: Option<SystemId>,
-    doors: &WalDoors,
-    now: DateTime<Utc>,
-) -> Result<Fetched<Vec<u8>>, Failure> {
-    // No larger than a segment can be, whatever the record says.
-    let room = |record: &WalRecord| usize::try_from(record.content_size.min(1 << 30)).unwrap_or(0);
-    fetch(file, system, doors, now, |record| Ok(Vec::with_capacity(room(record)))).await
+/// A whole file that waits to be put in its place; gone on drop.
+pub struct Arrived {
+    incoming: Incoming,
+    place: PathBuf,
+}
+
+impl Arrived {
+    /// Its size in bytes.
+    pub fn size(&self) -> Result<u64, Failure> {
+        self.incoming.size().map_err(|error| unwritten(&self.place, error))
+    }
+
+    /// Puts it there.
+    pub fn put(self) -> Result<(), Failure> {
+        let Self { incoming, place } = self;
+        reach(FailPoint::WalFetched).and_then(|()| incoming.put()).map_err(|error| unwritten(&place, error))
+    }
+}
+
+fn unwritten(place: &Path, error: io::Error) -> Failure {
+    Failure::new(FailureKind::Failed, format!("write {}", place.display()))
+        .because(error)
+        .hint("Run it, and the agent, as the user that PostgreSQL runs as; look at the room that is left.")
 }
 
 async fn fetch<S: Write + Send + 'static>(

@@ -17,7 +17,7 @@ mod survey;
 pub use archive::{Archive, Reach};
 pub use archiving::{Thresholds, findings as archiving_findings};
 pub use copy::copy;
-pub use fetch::{Back, Fetched, WalDoors, fetch_bytes, fetch_file, read_back};
+pub use fetch::{Arrived, Back, Fetched, WalDoors, fetch_file, read_back};
 pub use guard::require_within;
 pub use input::WalInput;
 pub use store::{Owner, Standing, StoreOptions, Verdicts, store};

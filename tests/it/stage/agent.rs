@@ -103,6 +103,13 @@ pub fn signal(process: u32, name: &str) {
     assert!(sent.success(), "kill -{name} {process}");
 }
 
+/// The largest resident set of a process so far, in KiB; nothing when there is no such process.
+pub fn peak_memory(process: u32) -> Option<u64> {
+    let status = std::fs::read_to_string(format!("/proc/{process}/status")).ok()?;
+    let line = status.lines().find(|line| line.starts_with("VmHWM:"))?;
+    line.split_whitespace().nth(1)?.parse().ok()
+}
+
 /// The programs called `name`, alive, that connect to the server in the directory `socket`, whoever started them.
 pub fn clients_of(socket: &Path, name: &str) -> Vec<u32> {
     let wanted = format!("PGHOST={}", socket.display());

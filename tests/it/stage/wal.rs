@@ -6,12 +6,14 @@ use std::sync::Arc;
 use chrono::{DateTime, Utc};
 use dbagent::catalog::{Identity, Repository, Signer, Verifier};
 use dbagent::host::{Clock as _, SystemClock};
+use dbagent::model::failure::Failure;
+use dbagent::model::lsn::SystemId;
 use dbagent::model::wal::{Asked, SegmentName, SegmentSize, WalFile};
 use dbagent::pipeline::openpgp::{DecryptionKeys, KeyPair, Recipients};
 use dbagent::pipeline::openpgp::{Profile, generate_encryption_pair, generate_signing_key};
 use dbagent::postgres::control::DataDirectory;
 use dbagent::steps::scratch::{ScratchOptions, ScratchServer};
-use dbagent::steps::wal::{Owner, StoreOptions, WalDoors, WalInput};
+use dbagent::steps::wal::{Fetched, Owner, StoreOptions, WalDoors, WalInput, fetch_file};
 use dbagent::storage::Storage;
 use tempfile::TempDir;
 
@@ -137,9 +139,22 @@ impl WalSite {
         path
     }
 
-    pub fn check(&self, path: &Path) -> Result<WalInput, dbagent::model::failure::Failure> {
+    pub fn check(&self, path: &Path) -> Result<WalInput, Failure> {
         WalInput::check(path, Some(&self.server.data_directory()))
     }
+}
+
+/// Fetches `file`, and tells its bytes as they come to their place.
+pub async fn fetched(file: WalFile, system: Option<SystemId>, doors: &WalDoors) -> Result<Fetched<Vec<u8>>, Failure> {
+    let folder = tempfile::tempdir().unwrap();
+    let place = folder.path().join("RECOVERYXLOG");
+    Ok(match fetch_file(file, &place, system, doors, now()).await? {
+        Fetched::There(arrived) => {
+            arrived.put()?;
+            Fetched::There(std::fs::read(place).unwrap())
+        }
+        Fetched::NotThere => Fetched::NotThere,
+    })
 }
 
 /// A segment as a file.
