@@ -3,6 +3,9 @@
 //! Every byte is held against the manifest's digest on its way out and read back where it arrives. An object that lies
 //! there already, of the run whose copy broke off, counts only because it is read back too. Nothing is ever overwritten.
 
+use futures_util::FutureExt as _;
+
+use crate::catalog::names::Leased;
 use crate::catalog::repository::Place;
 use crate::catalog::{Artifact, Identity, Repository};
 use crate::host::failpoint::{FailPoint, pass};
@@ -10,6 +13,7 @@ use crate::model::failure::{Failure, FailureKind};
 use crate::model::lsn::SystemId;
 use crate::model::manifest::{Manifest, ObjectRecord, ParentRecord, Verification};
 use crate::pipeline::segment::{Packed, Packing, forward};
+use crate::steps::hold::Hold;
 use crate::steps::{Setting, read_back};
 use crate::storage::{PutOptions, Stored, Upload};
 
@@ -51,12 +55,33 @@ pub async fn copy_artifact(
     to.repository.claim(&identity, to.former_systems).await.map_err(there)?;
     to.repository.term(now).await.map_err(there)?;
     require_free(artifact, to.repository).await?;
+    let hold = Hold::take(holds(artifact, from, to), setting).await;
+    hold.around(send(artifact, from, to, &hold, setting).boxed()).await
+}
+
+/// What no expiry may take meanwhile, and where: what is read, what is written, and what that builds upon.
+fn holds(artifact: &Artifact, from: &Repository, to: &Destination<'_>) -> Vec<(Repository, Leased)> {
+    let parent = to.parent.as_ref().map(|parent| (to.repository.clone(), Leased::Artifact(parent.id)));
+    let read = (from.clone(), Leased::Artifact(artifact.manifest.id));
+    let written = (to.repository.clone(), Leased::Name(artifact.name.clone()));
+    [read, written].into_iter().chain(parent).collect()
+}
+
+async fn send(
+    artifact: &Artifact,
+    from: &Repository,
+    to: &Destination<'_>,
+    hold: &Hold,
+    setting: &Setting,
+) -> Result<Manifest, Hindrance> {
+    let manifest = &artifact.manifest;
     let mut objects = Vec::new();
     for object in &manifest.objects {
         setting.require_going_on("go on copying").map_err(there)?;
         objects.push(carry(object, from, to).await?);
         pass(FailPoint::DumpObjectCommitted).map_err(there)?;
     }
+    hold.renew().await;
     let level = read_back::read_back(to.repository, &objects, &setting.events).await.map_err(|failure| {
         // What lies there under these names is not this artifact, and stays.
         if failure.kind == FailureKind::Integrity { Hindrance::Artifact(failure) } else { there(failure) }

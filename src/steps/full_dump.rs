@@ -6,6 +6,9 @@
 
 use std::collections::BTreeMap;
 
+use chrono::{DateTime, Utc};
+use futures_util::FutureExt as _;
+
 use crate::catalog::ArtifactName;
 use crate::host::failpoint::{FailPoint, pass};
 use crate::host::{Child, ChildSpec};
@@ -14,7 +17,7 @@ use crate::model::digest::TableSum;
 use crate::model::failure::{Failure, FailureKind};
 use crate::model::id::ArtifactId;
 use crate::model::manifest::{Encoding, ObjectRole, TableRecord};
-use crate::model::outcome::Outcome;
+use crate::model::outcome::{Finding, Outcome};
 use crate::model::table::QualifiedTable;
 use crate::model::verb::Verb;
 use crate::pipeline::archive::KeyPlan;
@@ -22,6 +25,7 @@ use crate::postgres::pg_dump::{self, DataOptions};
 use crate::postgres::{ChildEnvironment, Coordinator, CoveredTable};
 use crate::steps::Setting;
 use crate::steps::artifact::{self, Doors, Draft, Made, ObjectMaker, Options, Supply, Target};
+use crate::steps::hold::Hold;
 
 /// Makes one artifact.
 pub async fn run(options: &Options, doors: &Doors, setting: &Setting) -> Result<Outcome, Failure> {
@@ -37,32 +41,11 @@ pub async fn run(options: &Options, doors: &Doors, setting: &Setting) -> Result<
     pass(FailPoint::DumpSnapshot)?;
     findings.extend(artifact::large_object_finding(&coordinator, options));
     let opening = artifact::open_targets(options, doors, &coordinator, started);
-    let mut targets = setting.unless_stopped("open the repositories", opening).await?;
-
+    let targets = setting.unless_stopped("open the repositories", opening).await?;
+    let hold = artifact::hold(&name, &targets, &BTreeMap::new(), setting).await?;
     let maker = ObjectMaker { options, doors, setting, name: &name };
-    let tables = match (Dump { maker, coordinator: &coordinator }).make_all(&mut targets).await {
-        Ok(tables) => tables,
-        Err(failure) => return Err(artifact::advise(failure, &coordinator).await),
-    };
-    coordinator.require_alive().await?;
-    setting.require_going_on("commit the dump")?;
-
-    setting.events.step("committing and reading back");
-    let rows: u64 = tables.iter().filter_map(|record| record.content).map(|content| content.rows).sum();
-    let summary = format!("{name}: {rows} rows of {} tables", coordinator.tables().len());
-    let draft = Draft {
-        options,
-        doors,
-        setting,
-        coordinator: &coordinator,
-        verb: Verb::Dump,
-        started,
-        id: ArtifactId::new(started),
-        tables,
-        large_objects: artifact::large_objects(&coordinator, options),
-        parents: BTreeMap::new(),
-    };
-    let outcome = artifact::commit(&draft, &name, targets, findings, summary).await?;
+    let dump = Dump { maker, coordinator: &coordinator, hold: &hold, started };
+    let outcome = hold.around(dump.make(targets, findings).boxed()).await?;
     artifact::release(coordinator).await;
     Ok(outcome)
 }
@@ -80,9 +63,41 @@ pub fn key_plans(tables: &[CoveredTable]) -> BTreeMap<QualifiedTable, KeyPlan> {
 struct Dump<'a> {
     maker: ObjectMaker<'a>,
     coordinator: &'a Coordinator,
+    /// What keeps expiry from its objects.
+    hold: &'a Hold,
+    started: DateTime<Utc>,
 }
 
 impl Dump<'_> {
+    /// Sends everything and commits it.
+    async fn make(&self, mut targets: Vec<Target>, findings: Vec<Finding>) -> Result<Outcome, Failure> {
+        let Self { maker: ObjectMaker { options, doors, setting, name }, coordinator, hold, started } = self;
+        let tables = match self.make_all(&mut targets).await {
+            Ok(tables) => tables,
+            Err(failure) => return Err(artifact::advise(failure, coordinator).await),
+        };
+        coordinator.require_alive().await?;
+        setting.require_going_on("commit the dump")?;
+
+        setting.events.step("committing and reading back");
+        let rows: u64 = tables.iter().filter_map(|record| record.content).map(|content| content.rows).sum();
+        let summary = format!("{name}: {rows} rows of {} tables", coordinator.tables().len());
+        let draft = Draft {
+            options,
+            doors,
+            setting,
+            coordinator,
+            hold,
+            verb: Verb::Dump,
+            started: *started,
+            id: ArtifactId::new(*started),
+            tables,
+            large_objects: artifact::large_objects(coordinator, options),
+            parents: BTreeMap::new(),
+        };
+        artifact::commit(&draft, name, targets, findings, summary).await
+    }
+
     /// Sends all objects at once. Gives the tables with what they add up to.
     async fn make_all(&self, targets: &mut [Target]) -> Result<Vec<TableRecord>, Failure> {
         let mut records = self.coordinator.table_records();

@@ -1,20 +1,27 @@
 //! A hold on what a run makes and builds upon, in every repository: expiry leaves it alone for as long as the run lives.
 //!
-//! Leases that are renewed while the work goes on. A run that dies holds nothing for longer than its last lease; neither
-//! does one that fails, so that the next one can go on with what is stored. A repository that takes no lease does not hold
-//! up the work: what is lost by that is seen before the commit.
+//! Leases that are renewed while the work goes on. A run that dies holds nothing for longer than its last lease. Where the
+//! next run goes on with what a failed one has stored, neither does one that fails; elsewhere it gives its leases back. A
+//! repository that takes no lease does not hold up the work: what is lost by that is seen before the commit.
 
 use std::convert::Infallible;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
-use crate::catalog::Repository;
+use chrono::{DateTime, TimeDelta, Utc};
+
 use crate::catalog::names::Leased;
+use crate::catalog::{ArtifactName, CatalogError, Repository};
+use crate::model::failure::{Failure, FailureKind};
 use crate::model::key::ObjectKey;
 use crate::steps::Setting;
+use crate::storage::StorageErrorKind;
 
 /// How often leases are renewed: several times within the term of one.
 const RENEWED_EVERY: Duration = Duration::from_secs(30 * 60);
+
+/// Age below which a lease is not worth renewing.
+const FRESH: TimeDelta = TimeDelta::minutes(15);
 
 /// Leases of one run.
 #[derive(Debug)]
@@ -34,7 +41,8 @@ struct Lease {
 #[derive(Debug, Default)]
 struct Turns {
     count: u32,
-    key: Option<ObjectKey>,
+    /// Its key, and when it was written.
+    last: Option<(ObjectKey, DateTime<Utc>)>,
 }
 
 impl Hold {
@@ -61,39 +69,48 @@ impl Hold {
         }
     }
 
-    /// Leases everything anew.
+    /// Leases anew what was not leased just now: a machine that slept may have lost its leases.
     pub async fn renew(&self) {
         futures_util::future::join_all(self.leases.iter().map(|lease| lease.renew(&self.setting))).await;
     }
 
+    /// Does `work` under the leases, and gives them back however it ends: nobody goes on with what it leaves. Large work is
+    /// to be boxed: it would be moved about on the stack.
+    pub async fn around<T>(&self, work: impl Future<Output = T>) -> T {
+        let done = self.during(work).await;
+        for lease in &self.leases {
+            lease.note_end(lease.give_back().await, &self.setting);
+        }
+        done
+    }
+
     /// Gives everything back; leases that dead runs had on the same names go too.
     pub async fn end(self) {
-        for Lease { repository, on, turns } in self.leases {
-            let ended = match &on {
-                Leased::Name(_) => repository.end_leases(&on).await,
-                Leased::Artifact(_) => match turns.into_inner().unwrap_or_else(PoisonError::into_inner).key {
-                    Some(key) => repository.end_lease(&key).await,
-                    None => Ok(()),
-                },
+        for lease in &self.leases {
+            let ended = match &lease.on {
+                Leased::Name(_) => lease.repository.end_leases(&lease.on).await,
+                Leased::Artifact(_) => lease.give_back().await,
             };
-            if let Err(error) = ended {
-                self.setting.events.note(format!("the lease on {on} stays until it ends by itself: {error}"));
-            }
+            lease.note_end(ended, &self.setting);
         }
     }
 }
 
 impl Lease {
     async fn renew(&self, setting: &Setting) {
+        let now = setting.clock.now();
         let turn = {
             let mut turns = self.turns();
+            if turns.last.as_ref().is_some_and(|(_, at)| *at <= now && now - *at < FRESH) {
+                return;
+            }
             turns.count += 1;
             turns.count
         };
-        match self.repository.lease_for_a_turn(&self.on, setting.run, turn, setting.clock.now()).await {
+        match self.repository.lease_for_a_turn(&self.on, setting.run, turn, now).await {
             Ok(key) => {
-                let before = self.turns().key.replace(key);
-                if let Some(before) = before
+                let before = self.turns().last.replace((key, now));
+                if let Some((before, _)) = before
                     && let Err(error) = self.repository.end_lease(&before).await
                 {
                     tracing::debug!(%before, %error, "stays until it ends by itself");
@@ -107,7 +124,35 @@ impl Lease {
         }
     }
 
+    /// Ends it as it was renewed last.
+    async fn give_back(&self) -> Result<(), CatalogError> {
+        let last = self.turns().last.take();
+        match last {
+            Some((key, _)) => self.repository.end_lease(&key).await,
+            None => Ok(()),
+        }
+    }
+
+    fn note_end(&self, ended: Result<(), CatalogError>, setting: &Setting) {
+        if let Err(error) = ended {
+            setting.events.note(format!("the lease on {} stays until it ends by itself: {error}", self.on));
+        }
+    }
+
     fn turns(&self) -> std::sync::MutexGuard<'_, Turns> {
         self.turns.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Errors where the artifact `name` was deleted from `repository` while something that builds upon it was made: before it
+/// was leased, or although it was.
+pub async fn require_standing(name: &ArtifactName, repository: &Repository) -> Result<(), Failure> {
+    match repository.storage.head(&name.manifest()?).await {
+        Err(error) if error.kind == StorageErrorKind::Missing => {
+            let at = &repository.name;
+            let message = format!("commit in {at}: {name}, which the backup builds upon, was deleted meanwhile");
+            Err(Failure::new(FailureKind::Failed, message).hint("Run the job again: it builds upon what is there."))
+        }
+        found => Ok(found.map(drop)?),
     }
 }

@@ -6,6 +6,7 @@ use std::time::Duration;
 use chrono::Utc;
 use serde_json::Value;
 
+use crate::base_expiry::end_leases;
 use crate::cli::Desk;
 use crate::stage::agent::{MovableClock, RunningAgent, clients_of, until_next_hour};
 use crate::stage::s3::S3Server;
@@ -312,6 +313,7 @@ fn stop_at_moments(rounds: usize) {
         whole = listed;
     }
     assert!(whole > 0 && cut_off > 0, "{whole} ended, {cut_off} were cut off");
+    end_leases(&desk);
     let mut expire = desk.command(&["expire", "--yes"]);
     let expired = expire.env("DBAGENT_AGENT__EXPIRE_GRACE", "0 seconds").output().unwrap();
     assert!(matches!(expired.status.code(), Some(0 | 3)), "{expired:?}");

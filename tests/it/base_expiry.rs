@@ -28,8 +28,13 @@ fn parts(desk: &Desk) -> Vec<PathBuf> {
     parts
 }
 
-fn leases(desk: &Desk) -> Vec<PathBuf> {
+pub fn leases(desk: &Desk) -> Vec<PathBuf> {
     walk_if_there(&desk.site.root().join("local/leases"))
+}
+
+/// Ends the leases in the directory, as six hours do: whoever took them is dead.
+pub fn end_leases(desk: &Desk) {
+    leases(desk).iter().for_each(|lease| std::fs::remove_file(lease).unwrap());
 }
 
 fn walk_if_there(folder: &Path) -> Vec<PathBuf> {
@@ -37,7 +42,7 @@ fn walk_if_there(folder: &Path) -> Vec<PathBuf> {
 }
 
 /// Expires from another host. Gives the outcome.
-fn expire(desk: &Desk, clock: Option<&MovableClock>) -> Value {
+pub fn expire(desk: &Desk, clock: Option<&MovableClock>) -> Value {
     let mut command = elsewhere(desk, &["expire", "--yes", "--json"]);
     clock.iter().for_each(|clock| clock.show(&mut command));
     let output = command.output().unwrap();
@@ -47,7 +52,7 @@ fn expire(desk: &Desk, clock: Option<&MovableClock>) -> Value {
 }
 
 /// A command of another host: it shares the repository, and no state.
-fn elsewhere(desk: &Desk, arguments: &[&str]) -> Command {
+pub fn elsewhere(desk: &Desk, arguments: &[&str]) -> Command {
     let mut command = desk.command(arguments);
     command.env("DBAGENT_STATE_DIR", desk.site.root().join("elsewhere"));
     command
@@ -67,7 +72,7 @@ pub fn archive_by(desk: &Desk, command: &str) {
     desk.site.ask("SELECT pg_reload_conf()");
 }
 
-fn ends_well(mut run: RunningAgent) {
+pub fn ends_well(mut run: RunningAgent) {
     let status = run.wait();
     assert!(status.success(), "{status}: {}", run.said());
 }
@@ -94,7 +99,7 @@ fn a_base_backup_whose_parts_were_taken_is_never_committed() {
     let desk = desk();
     let (mut run, command) = waiting(&desk, "base");
     // It is the lease that held: without it the same expiry takes them.
-    leases(&desk).iter().for_each(|lease| std::fs::remove_file(lease).unwrap());
+    end_leases(&desk);
     expire(&desk, None);
     assert_eq!(parts(&desk), Vec::<PathBuf>::new());
     archive_by(&desk, &command);

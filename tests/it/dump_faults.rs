@@ -66,9 +66,10 @@ fn list_tolerating_findings(desk: &crate::cli::Desk) -> usize {
     value["backups"].as_array().unwrap().len()
 }
 
-/// What a dead run left is cleared away once the grace time is over; here it is over at once.
+/// What a dead run left is cleared away once its lease and the grace time are over; here they are over at once.
 #[cfg(feature = "failpoints")]
 fn clear_leftovers(desk: &crate::cli::Desk) {
+    crate::base_expiry::end_leases(desk);
     let mut command = desk.command(&["expire", "--yes", "--json"]);
     let output = command.env("DBAGENT_AGENT__EXPIRE_GRACE", "0 seconds").output().unwrap();
     assert!(output.status.code() == Some(0) || output.status.code() == Some(3), "{output:?}");

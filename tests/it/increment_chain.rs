@@ -168,6 +168,7 @@ fn f01_killed_at_every_point_of_an_increment_the_next_one_loses_nothing() {
     }
     assert!(fired >= 10, "only {fired} kills");
     desk.json(0, &["job", "run", "incremental"]);
+    crate::base_expiry::end_leases(&desk);
     let cleared = desk.command(&["expire", "--yes"]).env("DBAGENT_AGENT__EXPIRE_GRACE", "0 seconds").output().unwrap();
     assert!(matches!(cleared.status.code(), Some(0 | 3)));
     desk.json(0, &["restore", "--database", "shop", "--to-database", "after"]);

@@ -53,6 +53,7 @@ mod demo;
 mod dump;
 mod dump_complete;
 mod dump_data_faults;
+mod dump_expiry;
 mod dump_faults;
 mod dump_host_faults;
 mod dump_moto;

@@ -1,6 +1,5 @@
 //! What a base backup's manifest says, and committing it in one repository.
 
-use crate::catalog::Repository;
 use crate::model::base::{BackupLabel, BaseKind, BaseRecord};
 use crate::model::failure::{Failure, FailureKind};
 use crate::model::id::ArtifactId;
@@ -11,7 +10,7 @@ use crate::ops::base_backup::places::Place;
 use crate::ops::base_backup::{Taken, Work};
 use crate::postgres::Stopped;
 use crate::postgres::base_backup::MUST_MATCH;
-use crate::storage::StorageErrorKind;
+use crate::steps::hold::require_standing;
 
 /// What the label says that the server gave.
 pub(super) fn label(stopped: &Stopped) -> Result<BackupLabel, Failure> {
@@ -63,7 +62,7 @@ impl Work<'_> {
         parent: Option<&Parent>,
     ) -> Result<(), Failure> {
         if let Some(parent) = parent {
-            require_standing(parent, &place.repository).await?;
+            require_standing(&parent.name, &place.repository).await?;
         }
         let parent = parent.and_then(|parent| parent.record(&place.repository.name));
         let (objects, level) = place.close(&self.name, self.setting).await?;
@@ -112,18 +111,5 @@ impl Work<'_> {
         let committed = place.repository.commit(&self.name.manifest()?, now, draft).await?;
         place.committed(committed.manifest.stored_size());
         Ok(())
-    }
-}
-
-/// Errors where `parent` was deleted while the backup that builds upon it was made.
-async fn require_standing(parent: &Parent, repository: &Repository) -> Result<(), Failure> {
-    match repository.storage.head(&parent.name.manifest()?).await {
-        Err(error) if error.kind == StorageErrorKind::Missing => {
-            let (name, at) = (&parent.name, &repository.name);
-            let message =
-                format!("commit the base backup in {at}: {name}, which it builds upon, was deleted meanwhile");
-            Err(Failure::new(FailureKind::Failed, message).hint("Run the job again: it builds upon what is there."))
-        }
-        found => Ok(found.map(drop)?),
     }
 }

@@ -16,6 +16,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use chrono::{DateTime, Utc};
+use futures_util::FutureExt as _;
 
 use crate::catalog::ArtifactName;
 use crate::host::failpoint::{FailPoint, pass};
@@ -30,6 +31,7 @@ use crate::ops::Setting;
 use crate::postgres::{Coordinator, pg_dump};
 use crate::steps::artifact::{self, Doors, Draft, ObjectMaker, Options, Supply, Target};
 use crate::steps::full_dump;
+use crate::steps::hold::Hold;
 
 use parent::Parent;
 use reading::Reading;
@@ -62,9 +64,12 @@ pub async fn run(options: &Options, doors: &Doors, log: Option<&Log>, setting: &
                 }
                 None => Untouched::default(),
             };
+            let hold = artifact::hold(&name, &targets, &parent.records(), setting).await?;
             let (parent, untouched) = (Arc::new(parent), Arc::new(untouched));
-            let work = Work { options, doors, setting, coordinator: &coordinator, name, parent, untouched, started };
-            let outcome = match work.make(targets).await {
+            let (coordinating, hold) = (&coordinator, &hold);
+            let work =
+                Work { options, doors, setting, coordinator: coordinating, hold, name, parent, untouched, started };
+            let outcome = match hold.around(work.make(targets).boxed()).await {
                 Ok(outcome) => outcome,
                 Err(failure) => return Err(artifact::advise(failure, &coordinator).await),
             };
@@ -87,7 +92,7 @@ async fn full(options: &Options, doors: &Doors, setting: &Setting, needed: &Full
     let message = format!("a full dump was made instead of an increment: {needed}");
     setting.events.note(message.clone());
     let options = Options { name_prefix: format!("{}_full", options.name_prefix), ..options.clone() };
-    let mut outcome = full_dump::run(&options, doors, setting).await?;
+    let mut outcome = full_dump::run(&options, doors, setting).boxed().await?;
     let finding = Finding::new(Severity::Info, "full-instead-of-increment", message);
     outcome.findings.push(finding.remedy("nothing is to be done: the next increment builds upon it"));
     Ok(outcome)
@@ -98,6 +103,8 @@ struct Work<'a> {
     doors: &'a Doors,
     setting: &'a Setting,
     coordinator: &'a Coordinator,
+    /// What keeps expiry from its objects and its parent.
+    hold: &'a Hold,
     name: ArtifactName,
     parent: Arc<Parent>,
     untouched: Arc<Untouched>,
@@ -122,6 +129,7 @@ impl Work<'_> {
         maker.put_buckets(keys, &mut tables, &mut targets).await?;
         coordinator.require_alive().await?;
         setting.require_going_on("commit the increment")?;
+        self.parent.require_standing(&mut targets).await?;
         setting.events.step("committing and reading back");
         findings.extend(contradiction_finding(&tables));
         findings.extend(inexact_finding(&tables));
@@ -131,6 +139,7 @@ impl Work<'_> {
             doors,
             setting,
             coordinator,
+            hold: self.hold,
             verb: Verb::Increment,
             started: self.started,
             id: ArtifactId::new(self.started),

@@ -18,6 +18,7 @@ use crate::model::verb::Verb;
 use crate::ops::increment::roots;
 use crate::postgres::Coordinator;
 use crate::steps::artifact::{Target, require_one};
+use crate::steps::hold::require_standing;
 use crate::steps::holdings::holdings;
 
 /// What an increment builds upon.
@@ -102,6 +103,18 @@ impl Parent {
         let record =
             |artifact: &Artifact| ParentRecord { id: artifact.manifest.id, manifest_digest: artifact.manifest_digest };
         self.copies.iter().map(|(repository, artifact)| (repository.name.clone(), record(artifact))).collect()
+    }
+
+    /// Leaves every repository behind that it was deleted from: what builds upon it could not be restored there.
+    pub(super) async fn require_standing(&self, targets: &mut [Target]) -> Result<(), Failure> {
+        for target in targets.iter_mut().filter(|target| target.is_going()) {
+            let copy = self.copies.iter().find(|(repository, _)| repository.name == target.repository.name);
+            let Some((repository, artifact)) = copy else { continue };
+            if let Err(failure) = require_standing(&artifact.name, repository).await {
+                target.give_up(failure);
+            }
+        }
+        require_one(targets)
     }
 
     /// What the keys of one of its relations added up to, from the first repository whose copy is right.

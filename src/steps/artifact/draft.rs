@@ -11,6 +11,7 @@ use crate::model::verb::Verb;
 use crate::postgres::Coordinator;
 use crate::steps::Setting;
 use crate::steps::artifact::{Doors, Options};
+use crate::steps::hold::Hold;
 
 /// Everything a manifest is made of that is the same in every repository.
 pub struct Draft<'a> {
@@ -22,6 +23,8 @@ pub struct Draft<'a> {
     pub setting: &'a Setting,
     /// The snapshot.
     pub coordinator: &'a Coordinator,
+    /// What keeps expiry from it.
+    pub hold: &'a Hold,
     /// Dump or increment.
     pub verb: Verb,
     /// When it was begun.

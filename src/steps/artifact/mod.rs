@@ -16,15 +16,19 @@ use std::time::Duration;
 
 use chrono::{DateTime, TimeDelta, Utc};
 
+use crate::catalog::names::Leased;
 use crate::catalog::{ArtifactName, Identity, Repository};
 use crate::model::failure::Failure;
 use crate::model::key::InvalidKey;
 use crate::model::lsn::SystemId;
+use crate::model::manifest::ParentRecord;
 use crate::model::outcome::{Finding, Outcome, RepositoryOutcome, Severity, Verdict};
 use crate::model::table::TableName;
 use crate::pipeline::deflate::Level;
 use crate::pipeline::openpgp::Recipients;
 use crate::postgres::{ClientTools, Connection, Coordinator, DumpScope};
+use crate::steps::Setting;
+use crate::steps::hold::Hold;
 
 pub use advice::advise;
 pub use draft::Draft;
@@ -163,6 +167,24 @@ pub async fn open_targets(
     Ok(targets)
 }
 
+/// Leases, in every repository that is still going, the name of what is made there and what it builds upon (`parents`, by
+/// repository): no expiry takes either meanwhile.
+pub fn hold(
+    name: &ArtifactName,
+    targets: &[Target],
+    parents: &BTreeMap<String, ParentRecord>,
+    setting: &Setting,
+) -> impl Future<Output = Result<Hold, Failure>> {
+    let of = |target: &Target| {
+        let parent = parents.get(&target.repository.name).map(|parent| Leased::Artifact(parent.id));
+        let wanted = [Some(Leased::Name(name.clone())), parent].into_iter().flatten();
+        wanted.map(|on| (target.repository.clone(), on)).collect::<Vec<_>>()
+    };
+    let wanted = targets.iter().filter(|target| target.is_going()).flat_map(of).collect();
+    let leasing = async { Ok(Hold::take(wanted, setting).await) };
+    setting.unless_stopped("lease the name of the backup", leasing)
+}
+
 /// Commits in every repository and says what came of it; `summary` is for when at least one has it.
 pub async fn commit(
     draft: &Draft<'_>,
@@ -171,6 +193,7 @@ pub async fn commit(
     mut findings: Vec<Finding>,
     summary: String,
 ) -> Result<Outcome, Failure> {
+    draft.hold.renew().await;
     futures_util::future::join_all(targets.iter_mut().map(|target| target.commit(name, draft))).await;
     target::require_one(&mut targets)?;
     let unopened = draft.doors.unopened.iter().map(|(name, failure)| RepositoryOutcome {
