@@ -156,6 +156,16 @@ impl BackupSession {
         Ok(asked.map_err(|error| self.session.failed("ask the server for the time", error))?.get("now"))
     }
 
+    /// At most `length` bytes at `offset` of the cluster's file `path`, as they lie on the server's disk; nothing where the
+    /// file is gone. A role needs the right to read files.
+    pub async fn bytes(&self, path: &str, offset: u64, length: usize) -> Result<Option<Vec<u8>>, PostgresError> {
+        let number = |number: u64| i64::try_from(number).unwrap_or(i64::MAX);
+        let (offset, length) = (number(offset), number(length as u64));
+        let statement = include_str!("../../sql/base/page.sql");
+        let asked = self.session.client().query_one(statement, &[&path, &offset, &length]).await;
+        Ok(asked.map_err(|error| self.session.failed(&format!("read {path} through the server"), error))?.get("bytes"))
+    }
+
     /// Errors once the session, and with it the backup, is gone.
     pub async fn require_alive(&self) -> Result<(), PostgresError> {
         let alive = self.session.client().query_one("SELECT 1", &[]).await;

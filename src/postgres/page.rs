@@ -67,12 +67,12 @@ pub fn judge(page: &[u8], block: u32) -> Page {
     }
     match checksum(page, block) == half(CHECKSUM_AT) {
         true => Page::Whole,
-        false => Page::Broken(position(page)),
+        false => Page::Broken(changed(page)),
     }
 }
 
-/// The position in the log of its last change (`pd_lsn`: the high half, then the low one).
-fn position(page: &[u8]) -> Lsn {
+/// The position in the log of the last change of `page`, by its own word (`pd_lsn`: the high half, then the low one).
+pub fn changed(page: &[u8]) -> Lsn {
     let word = |at: usize| u64::from(word(&page[at..at + 4]));
     Lsn(word(0) << 32 | word(4))
 }

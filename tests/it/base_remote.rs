@@ -279,9 +279,8 @@ fn what_one_stream_cannot_hold_and_who_may_not_stream_is_refused_in_words() {
     assert_eq!(bases_in(&desk, "local"), Vec::<String>::new());
 }
 
-#[test]
-fn a_damaged_page_in_the_stream_is_named_and_the_backup_does_not_count() {
-    let mut desk = desk();
+/// Damages a page of `orders` on the disk; gives its file.
+fn damage_on_disk(desk: &mut Desk) -> String {
     let path = desk.site.ask("SELECT pg_relation_filepath('orders')");
     desk.site.server.stop();
     let file = desk.site.server.data_directory().join(&path);
@@ -289,7 +288,118 @@ fn a_damaged_page_in_the_stream_is_named_and_the_backup_does_not_count() {
     bytes[2 * PAGE_BYTES + 4000] ^= 0x40;
     std::fs::write(&file, bytes).unwrap();
     desk.site.server.resume().unwrap();
+    path
+}
+
+fn let_read_files(desk: &Desk) {
+    desk.site.ask("GRANT EXECUTE ON FUNCTION pg_read_binary_file(text, bigint, bigint, boolean) TO far");
+}
+
+const NOT_READ_AGAIN: &str = "pages-not-read-again";
+const RIGHT_TO_READ: &str =
+    "in the database shop: GRANT EXECUTE ON FUNCTION pg_read_binary_file(text, bigint, bigint, boolean) TO \\\"far\\\"";
+
+#[test]
+fn a_damaged_page_in_the_stream_is_named_and_the_backup_does_not_count() {
+    let mut desk = desk();
+    let path = damage_on_disk(&mut desk);
+    let named = |run: &str| run.contains("pages-damaged") && run.contains(&format!("{path} block 2"));
     let run = desk.json(3, &["job", "run", "base"]).to_string();
-    assert!(run.contains("pages-damaged") && run.contains(&format!("{path} block 2")), "{run}");
+    assert!(named(&run) && run.contains(NOT_READ_AGAIN) && run.contains(RIGHT_TO_READ), "{run}");
     assert_eq!(desk.json(0, &["backup", "list"])["backups"][0]["verified"], false);
+    // To read it again does not make it better.
+    let_read_files(&desk);
+    let run = desk.json(3, &["job", "run", "base"]).to_string();
+    assert!(named(&run) && !run.contains(NOT_READ_AGAIN), "{run}");
+    assert_eq!(desk.json(0, &["backup", "list"])["backups"][1]["verified"], false);
+}
+
+/// A pg_basebackup that gives a page of a file as it is when it is torn: its head from before the backup, its end not. It
+/// stops in the middle of the stream until it is let go.
+struct Tearing {
+    program: PathBuf,
+}
+
+impl Tearing {
+    fn put(desk: &Desk, path: &str, block: usize) -> Self {
+        let directory = desk.site.directory("bin");
+        let real = desk.site.tools().pg_dump.path.parent().unwrap().to_owned();
+        for name in ["pg_dump", "pg_dumpall", "pg_restore"] {
+            std::os::unix::fs::symlink(real.join(name), directory.join(name)).unwrap();
+        }
+        let page = 512 + block * PAGE_BYTES;
+        let script = format!(
+            "#!/bin/bash\nrm -f $0.free $0.torn\n\
+             {real}/pg_basebackup \"$@\" | {{ head -c 1000000; : > $0.stopped; until [ -e $0.free ]; do sleep 0.05; done; cat; }} > $0.tar\n\
+             [ ${{PIPESTATUS[0]}} = 0 ] || exit 1\n\
+             at=$(LC_ALL=C grep -abPo '{path}\\x00' $0.tar | head -1 | cut -d: -f1)\n\
+             printf '\\0\\0\\0\\0\\1\\0\\0\\0' | dd of=$0.tar bs=1 seek=$((at + {page})) conv=notrunc status=none && \
+             : > $0.torn && cat $0.tar\n",
+            real = real.display()
+        );
+        let program = directory.join("pg_basebackup");
+        std::fs::write(&program, script).unwrap();
+        std::fs::set_permissions(&program, std::fs::Permissions::from_mode(0o755)).unwrap();
+        let text = std::fs::read_to_string(&desk.config).unwrap();
+        let with = text.replace("[postgres]\n", &format!("[postgres]\nbin_directory = '{}'\n", directory.display()));
+        std::fs::write(&desk.config, with).unwrap();
+        archive::give(desk);
+        Self { program }
+    }
+
+    /// From now on the real one runs.
+    fn take_away(&self, desk: &Desk) {
+        let text = std::fs::read_to_string(&desk.config).unwrap();
+        let line = format!("bin_directory = '{}'\n", self.program.parent().unwrap().display());
+        std::fs::write(&desk.config, text.replace(&line, "")).unwrap();
+    }
+
+    /// Takes a base backup and does `work` between its start and its end; gives how it ended and what it said.
+    fn backup(&self, desk: &Desk, work: impl FnOnce()) -> (Option<i32>, String) {
+        let _ = std::fs::remove_file(self.program.with_extension("stopped"));
+        let mut running = begin(desk);
+        while !self.program.with_extension("stopped").exists() {
+            assert!(running.try_wait().unwrap().is_none(), "it ended");
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        work();
+        std::fs::write(self.program.with_extension("free"), "").unwrap();
+        let output = running.wait_with_output().unwrap();
+        assert!(self.program.with_extension("torn").exists(), "nothing was torn");
+        (output.status.code(), String::from_utf8_lossy(&output.stdout).into_owned())
+    }
+}
+
+#[test]
+fn a_page_torn_in_the_stream_alone_is_harmless_where_the_login_may_read_it_again() {
+    let desk = desk();
+    let path = desk.site.ask("SELECT pg_relation_filepath('orders')");
+    let tearing = Tearing::put(&desk, &path, 2);
+    // Written within the backup, so that its log has the page whole.
+    let change = || {
+        let one = "(SELECT min(id) FROM orders WHERE (ctid::text::point)[0] = 2)";
+        assert_eq!(desk.site.ask(&format!("DELETE FROM orders WHERE id = {one} RETURNING 'gone'")), "gone");
+        desk.site.server.sql("CHECKPOINT").unwrap();
+    };
+    let named = |said: &str| said.contains("pages-damaged") && said.contains(&format!("{path} block 2"));
+
+    let (code, said) = tearing.backup(&desk, change);
+    assert!(code == Some(3) && named(&said), "{said}");
+    assert!(said.contains(NOT_READ_AGAIN) && said.contains(RIGHT_TO_READ), "{said}");
+
+    let_read_files(&desk);
+    // It is whole on the disk, and the log has nothing of it: what is in the backup stays torn.
+    let (code, said) = tearing.backup(&desk, || {});
+    assert!(code == Some(3) && named(&said) && !said.contains(NOT_READ_AGAIN), "{said}");
+
+    let (code, said) = tearing.backup(&desk, change);
+    assert!(code == Some(0) && !said.contains("pages-damaged") && !said.contains(NOT_READ_AGAIN), "{said}");
+    assert!(manifest(&desk).base.unwrap().damaged.is_none());
+    assert_eq!(desk.json(0, &["backup", "list"])["backups"][2]["verified"], true);
+    let sums = desk.site.ask(SUMS);
+    switch(&desk);
+    tearing.take_away(&desk);
+    let copy = Copy::restore(&desk, "c", &["--latest", "--action", "promote"]);
+    assert_eq!(copy.ask(SUMS), sums);
+    crate::base_workload::amcheck(&copy, 0);
 }

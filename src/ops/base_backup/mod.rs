@@ -18,6 +18,7 @@ mod plan;
 mod reading;
 mod remote;
 mod resume;
+mod second_look;
 mod window;
 
 use std::collections::BTreeMap;

@@ -22,7 +22,7 @@ use crate::postgres::page::{PAGE_BYTES, Page, judge};
 use crate::postgres::relation_file::RelationFile;
 
 /// How often a page that fails is read again before it is judged.
-const READINGS: u32 = 5;
+pub(super) const READINGS: u32 = 5;
 
 /// Pages of one part that are remembered until the backup's end is known, at most.
 const MOST_UNSETTLED: usize = 1000;

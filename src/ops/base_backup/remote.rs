@@ -2,7 +2,7 @@
 //!
 //! One part after the other, straight from the program's output, with no copy in between. The label, the control file and
 //! PostgreSQL's own manifest are taken out of the stream: the first two go into the last part, as always, and the third
-//! says where the backup ends. A page that fails cannot be read again here: it may be one that was being written.
+//! says where the backup ends. A page that fails cannot be read again here: the server is asked for it.
 
 use std::convert::Infallible;
 use std::fmt;
@@ -18,7 +18,7 @@ use xxhash_rust::xxh3::Xxh3;
 use crate::host::{
     AssembledSource, Assembly, Child, ChildSpec, Messages, Source as _, SourceError, SourceFeeder, Stopper,
 };
-use crate::model::base::{BACKUP_LABEL, BackupLabel, CONTROL_FILE, DamagedPage, TABLESPACE_MAP};
+use crate::model::base::{BACKUP_LABEL, BackupLabel, CONTROL_FILE, TABLESPACE_MAP};
 use crate::model::failure::{Failure, FailureKind};
 use crate::model::manifest::{Encoding, ObjectRole};
 use crate::model::outcome::{Finding, Severity};
@@ -27,12 +27,12 @@ use crate::ops::base_backup::basis::Basis;
 use crate::ops::base_backup::log::NOT_ARCHIVED;
 use crate::ops::base_backup::parts::{Ending, Parts};
 use crate::ops::base_backup::plan::MOST_ENTRIES;
-use crate::ops::base_backup::reading::{self, PageCheck, PartReport};
+use crate::ops::base_backup::reading::{PageCheck, PartReport};
+use crate::ops::base_backup::second_look::{self, Suspects, Unseen};
 use crate::ops::base_backup::window::{WINDOW_BYTES, Window};
 use crate::ops::base_backup::{Taken, Work};
 use crate::pipeline::ustar::{self, Member, Reader};
 use crate::postgres::file_tree::{Entry, is_left_out};
-use crate::postgres::page::{PAGE_BYTES, Page, judge};
 use crate::postgres::pg_basebackup::{self, MANIFEST, ManifestTail};
 use crate::postgres::{ChildEnvironment, ClientTools, Connection, Stopped};
 
@@ -147,6 +147,7 @@ struct StreamPart {
     target: u64,
     check: Option<PageCheck>,
     report: Arc<Mutex<PartReport>>,
+    suspects: Arc<Mutex<Suspects>>,
     state: State,
     entries: usize,
     bytes: u64,
@@ -174,6 +175,7 @@ impl StreamPart {
             target,
             check,
             report: Arc::default(),
+            suspects: Arc::default(),
             state: State::Between,
             entries: 0,
             bytes: 0,
@@ -205,7 +207,7 @@ impl StreamPart {
         self.state = match size {
             Some(size) => State::Within(Box::new(Current { entry, size, read: 0, hasher: Xxh3::new() })),
             None => {
-                reading::lock(&self.report).line(self.number, &entry, None, None);
+                lock(&self.report).line(self.number, &entry, None, None);
                 lock(&self.stream).advance()?;
                 State::Between
             }
@@ -218,7 +220,7 @@ impl StreamPart {
         if left == 0 {
             self.window.put(&vec![0; ustar::padding(current.size)]);
             let content = Some((current.size, Some(current.hasher.digest128())));
-            reading::lock(&self.report).line(self.number, &current.entry, content, None);
+            lock(&self.report).line(self.number, &current.entry, content, None);
             self.bytes += current.size;
             lock(&self.stream).advance()?;
             self.state = State::Between;
@@ -227,7 +229,7 @@ impl StreamPart {
         let wanted = usize::try_from(left).unwrap_or(usize::MAX).min(WINDOW_BYTES);
         let room = self.window.room(wanted);
         fill(&self.stream, room)?;
-        verify(&self.report, self.check, &current.entry, current.read, room);
+        second_look::verify((&self.report, &self.suspects), self.check, &current.entry, current.read, room);
         current.hasher.update(room);
         current.read += wanted as u64;
         self.window.hold(wanted);
@@ -246,17 +248,6 @@ fn fill(stream: &Mutex<Stream>, room: &mut [u8]) -> io::Result<()> {
         }
     }
     Ok(())
-}
-
-/// Verifies the whole pages in `bytes`, which begin at `start` of the file.
-fn verify(report: &Mutex<PartReport>, check: Option<PageCheck>, entry: &Entry, start: u64, bytes: &[u8]) {
-    let (Some(check), Some(relation)) = (check, entry.relation) else { return };
-    for (number, page) in (0..).zip(bytes.chunks_exact(PAGE_BYTES)) {
-        let block = check.block(relation, start + number * PAGE_BYTES as u64);
-        if let Page::Broken(changed) = judge(page, block) {
-            reading::lock(report).note(DamagedPage { path: entry.path.clone(), block }, changed, check);
-        }
-    }
 }
 
 impl Read for StreamPart {
@@ -279,8 +270,9 @@ impl Assembly for StreamPart {
     }
 }
 
-fn lock(stream: &Mutex<Stream>) -> std::sync::MutexGuard<'_, Stream> {
-    stream.lock().unwrap_or_else(PoisonError::into_inner)
+/// What is shared, also where whoever held it panicked: what is in it stays true.
+pub(super) fn lock<T>(shared: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    shared.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Work<'_> {
@@ -381,16 +373,20 @@ impl Parts<'_> {
     ) -> Result<Taken, Failure> {
         let work = self.work;
         let stream = Arc::new(Mutex::new(stream));
-        let mut number = 0;
+        let (mut number, mut unseen) = (0, Unseen::default());
         while lock(&stream).next.is_some() {
             work.setting.require_going_on("go on with the base backup")?;
             number += 1;
             let target = work.options.part_bytes << (number / PARTS_OF_A_SIZE).min(16);
             let part = StreamPart::new(stream.clone(), number, target, check);
-            let report = part.report.clone();
+            let (report, suspects) = (part.report.clone(), part.suspects.clone());
             let source = Box::new(AssembledSource::new(part));
             self.send(ObjectRole::Part, self.part_key(number)?, Encoding::Tar, source, Some(target)).await?;
-            let report = std::mem::take(&mut *reading::lock(&report));
+            let mut report = std::mem::take(&mut *lock(&report));
+            if let Some(check) = check {
+                let suspects = std::mem::take(&mut *lock(&suspects));
+                work.look_again(suspects, check, &mut report, &mut unseen).await?;
+            }
             self.take(report, &feeder).await?;
         }
         let stream = Arc::into_inner(stream)
@@ -408,7 +404,7 @@ impl Parts<'_> {
         let basis = Basis::Full(work.parent.clone().and_then(Result::err));
         let ending = Ending { number: number + 1, control: kept.control, skipped: Vec::new() };
         let mut taken = self.close(ending, stopped, basis, &feeder).await?;
-        taken.told.extend(warnings(&messages));
+        taken.told.extend(warnings(&messages).into_iter().chain(work.unseen(unseen)));
         feeder.end().await;
         Ok(taken)
     }
