@@ -22,7 +22,8 @@ pub struct BaseBackup {
     /// Parts that are read, compressed, encrypted and sent side by side; as many as the machine has cores, at most 4,
     /// when absent.
     pub parallel: Option<u16>,
-    /// Bytes of files in one part, about.
+    /// Bytes of files in one part, about; less where there is little to copy. A file that is large beside that is a part of
+    /// its own.
     pub part_size: ByteSize,
     /// Whether the server makes its checkpoint at once instead of at leisure.
     pub fast_checkpoint: bool,

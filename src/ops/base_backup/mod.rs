@@ -77,7 +77,7 @@ pub struct Options {
     pub codec: Codec,
     /// Parts on their way at once.
     pub parallel: NonZeroUsize,
-    /// Bytes of files in one part, about.
+    /// Bytes of files in one part, about; less where there is little to copy.
     pub part_bytes: u64,
     /// Whether the server makes its checkpoint at once.
     pub fast_checkpoint: bool,

@@ -1,6 +1,6 @@
 //! The parts on their way: a walk of the data directory feeds them, several flow at once, the list of files follows.
 
-use std::collections::{BTreeSet, HashSet};
+use std::collections::HashSet;
 use std::io;
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -11,7 +11,7 @@ use futures_util::stream::{FuturesUnordered, StreamExt as _};
 use tokio::sync::mpsc;
 
 use crate::host::failpoint::{FailPoint, pass};
-use crate::host::{AssembledSource, BytesSource, Source, SourceFeeder, Space, feed};
+use crate::host::{AssembledSource, BytesSource, Source, SourceFeeder, feed};
 use crate::model::base::{BACKUP_LABEL, CONTROL_FILE, DamagedPage, DamagedPages, FileLine, TABLESPACE_MAP};
 use crate::model::failure::{Failure, FailureKind};
 use crate::model::key::ObjectKey;
@@ -19,7 +19,7 @@ use crate::model::lsn::Lsn;
 use crate::model::manifest::{Encoding, ObjectRecord, ObjectRole};
 use crate::ops::base_backup::basis::{Basis, Selector};
 use crate::ops::base_backup::journal::Note;
-use crate::ops::base_backup::plan::{Item, PartPlan, Planner};
+use crate::ops::base_backup::plan::{Item, PartPlan, Survey};
 use crate::ops::base_backup::reading::{PageCheck, PartReading, PartReport};
 use crate::ops::base_backup::resume::{self, Adopted};
 use crate::ops::base_backup::{Taken, Work};
@@ -106,15 +106,17 @@ impl<'a> Parts<'a> {
         feeder: SourceFeeder,
     ) -> Result<Taken, Failure> {
         self.take_adopted(&adopted, &feeder).await?;
-        let (after, known) = (adopted.last_number, adopted.paths.clone());
         let (sender, plans) = mpsc::channel(1);
-        let (tree, target) = (self.work.cluster.tree()?.clone(), self.work.options.part_bytes);
-        let root = tree.root().display().to_string();
-        let selector = basis.selector(&self.work.cluster);
-        let walking = tokio::task::spawn_blocking(move || {
-            let planner = Planner::new(target, used(&tree)?, after);
-            walk(&tree, planner, &known, &selector, &sender)
-        });
+        let survey = Survey::new(self.work.options.part_bytes, self.work.options.parallel);
+        let walk = Walk {
+            tree: self.work.cluster.tree()?.clone(),
+            known: adopted.paths.clone(),
+            after: adopted.last_number,
+            selector: basis.selector(&self.work.cluster),
+            sender,
+        };
+        let root = walk.tree.root().display().to_string();
+        let walking = tokio::task::spawn_blocking(move || walk.make(survey));
         let sent = self.send_parts(plans, check, &feeder).await;
         let walked = walking
             .await
@@ -291,39 +293,52 @@ impl<'a> Parts<'a> {
     }
 }
 
-/// Bytes that the cluster has at most, where it has its file system to itself.
-fn used(tree: &FileTree) -> io::Result<u64> {
-    Space::at(tree.root()).map(|space| space.total.saturating_sub(space.free))
+/// The walks of the data directory that the parts come from.
+struct Walk {
+    tree: FileTree,
+    /// What is in a part already.
+    known: Arc<HashSet<u128>>,
+    /// The largest number that a part has.
+    after: u32,
+    selector: Selector,
+    sender: mpsc::Sender<PartPlan>,
 }
 
-/// Walks the tree twice: the large files first, each a part of its own, then everything else in bundles. What was large
-/// is remembered by name: a file that grows between the two must not fall through. What is `known` is in a part already.
-fn walk(
-    tree: &FileTree,
-    mut planner: Planner,
-    known: &HashSet<u128>,
-    selector: &Selector,
-    sender: &mpsc::Sender<PartPlan>,
-) -> io::Result<Walked> {
-    let gone = || io::Error::new(io::ErrorKind::BrokenPipe, "nobody takes the parts any more");
-    let send = |plan: PartPlan| sender.blocking_send(plan).map_err(|_| gone());
-    let mut large = BTreeSet::new();
-    tree.walk(&mut |entry: Entry| {
-        let item = Item { pages: selector.pages(&entry), entry };
-        if planner.is_large(&item) && !known.contains(&resume::name(&item.entry.path)) {
-            large.insert(item.entry.path.clone());
-            send(planner.alone(item))?;
+impl Walk {
+    /// Walks the tree twice: for the large files, each a part of its own, then for everything else, in bundles. What was
+    /// large is remembered by name: a file that grows between the two must not fall through.
+    fn make(&self, mut survey: Survey) -> io::Result<Walked> {
+        self.tree.walk(&mut |entry: Entry| {
+            if !self.known.contains(&resume::name(&entry.path)) {
+                survey.see(self.item(entry));
+            }
+            Ok(())
+        })?;
+        let (files, mut planner) = survey.end(self.after);
+        let mut large = HashSet::new();
+        for entry in files {
+            large.insert(resume::name(&entry.path));
+            self.send(planner.alone(self.item(entry)))?;
         }
-        Ok(())
-    })?;
-    let skipped = tree.walk(&mut |entry: Entry| match large.contains(&entry.path)
-        || known.contains(&resume::name(&entry.path))
-    {
-        true => Ok(()),
-        false => planner.take(Item { pages: selector.pages(&entry), entry }).map_or(Ok(()), send),
-    })?;
-    planner.rest().map_or(Ok(()), send)?;
-    Ok(Walked { next_number: planner.next_number(), skipped })
+        let skipped = self.tree.walk(&mut |entry: Entry| {
+            let name = resume::name(&entry.path);
+            match large.contains(&name) || self.known.contains(&name) {
+                true => Ok(()),
+                false => planner.take(self.item(entry)).map_or(Ok(()), |plan| self.send(plan)),
+            }
+        })?;
+        planner.rest().map_or(Ok(()), |plan| self.send(plan))?;
+        Ok(Walked { next_number: planner.next_number(), skipped })
+    }
+
+    fn item(&self, entry: Entry) -> Item {
+        Item { pages: self.selector.pages(&entry), entry }
+    }
+
+    fn send(&self, plan: PartPlan) -> io::Result<()> {
+        let gone = |_| io::Error::new(io::ErrorKind::BrokenPipe, "nobody takes the parts any more");
+        self.sender.blocking_send(plan).map_err(gone)
+    }
 }
 
 fn lines(lines: &[FileLine]) -> Result<Bytes, Failure> {
