@@ -23,7 +23,7 @@ use crate::ops::base_backup::plan::{Item, PartPlan, Survey};
 use crate::ops::base_backup::reading::{PageCheck, PartReading, PartReport};
 use crate::ops::base_backup::resume::{self, Adopted};
 use crate::ops::base_backup::{Taken, Work};
-use crate::pipeline::store::{PartRecipe, Progress, store_part};
+use crate::pipeline::store::{Flowed, PartRecipe, Progress, store_part};
 use crate::pipeline::ustar;
 use crate::postgres::Stopped;
 use crate::postgres::file_tree::{Entry, FileTree};
@@ -56,6 +56,14 @@ pub(super) struct Ending {
     pub(super) control: Vec<u8>,
     /// What was skipped.
     pub(super) skipped: Vec<String>,
+}
+
+/// A part that lies in the repositories without its name yet.
+struct FlowedPart {
+    number: u32,
+    flowed: Flowed,
+    record: ObjectRecord,
+    report: PartReport,
 }
 
 /// What a walk tells besides the parts.
@@ -146,37 +154,39 @@ impl<'a> Parts<'a> {
         Ok(())
     }
 
-    /// Sends the parts as they are planned, several at once. The first failure ends it, and the walk with it.
+    /// Sends the parts as they are planned, several at once, and one that flows while another is committed. The first failure
+    /// ends it, and the walk with it.
     async fn send_parts(
         &self,
         mut plans: mpsc::Receiver<PartPlan>,
         check: Option<PageCheck>,
         feeder: &SourceFeeder,
     ) -> Result<(), Failure> {
-        let (mut flowing, mut all_planned) = (FuturesUnordered::new(), false);
-        while !all_planned || !flowing.is_empty() {
-            let room = !all_planned && flowing.len() < self.work.options.parallel.get();
+        let parallel = self.work.options.parallel.get();
+        let (mut flowing, mut ending, mut all_planned) = (FuturesUnordered::new(), FuturesUnordered::new(), false);
+        while !all_planned || !flowing.is_empty() || !ending.is_empty() {
+            let room = flowing.len() < parallel && flowing.len() + ending.len() <= parallel;
             tokio::select! {
-                plan = plans.recv(), if room => match plan {
-                    Some(plan) => flowing.push(self.part(plan, check, feeder)),
+                plan = plans.recv(), if room && !all_planned => match plan {
+                    Some(plan) => flowing.push(self.flowing(plan, check)),
                     None => all_planned = true,
                 },
-                Some(sent) = flowing.next(), if !flowing.is_empty() => sent?,
+                Some(part) = flowing.next(), if !flowing.is_empty() => ending.push(self.ending(part?, feeder)),
+                Some(ended) = ending.next(), if !ending.is_empty() => ended?,
             }
         }
         Ok(())
     }
 
-    fn part<'s>(
-        &'s self,
-        plan: PartPlan,
-        check: Option<PageCheck>,
-        feeder: &'s SourceFeeder,
-    ) -> BoxFuture<'s, Result<(), Failure>> {
-        self.send_part(plan, check, feeder).boxed()
+    fn flowing(&self, plan: PartPlan, check: Option<PageCheck>) -> BoxFuture<'_, Result<FlowedPart, Failure>> {
+        self.flow_part(plan, check).boxed()
     }
 
-    async fn send_part(&self, plan: PartPlan, check: Option<PageCheck>, feeder: &SourceFeeder) -> Result<(), Failure> {
+    fn ending<'s>(&'s self, part: FlowedPart, feeder: &'s SourceFeeder) -> BoxFuture<'s, Result<(), Failure>> {
+        self.end_part(part, feeder).boxed()
+    }
+
+    async fn flow_part(&self, plan: PartPlan, check: Option<PageCheck>) -> Result<FlowedPart, Failure> {
         let work = self.work;
         let asking = async { Ok(work.session.require_alive().await?) };
         work.setting.unless_stopped("go on with the base backup", asking).await?;
@@ -185,11 +195,20 @@ impl<'a> Parts<'a> {
         let report = reading.report();
         let source = Box::new(AssembledSource::new(reading));
         let key = self.part_key(plan.number)?;
-        self.send(ObjectRole::Part, key.clone(), Encoding::Tar, source, Some(plan.bytes)).await?;
+        let (flowed, record) = self.flow(ObjectRole::Part, key, Encoding::Tar, source, Some(plan.bytes)).await?;
         let report = std::mem::take(&mut *report.lock().unwrap_or_else(PoisonError::into_inner));
+        Ok(FlowedPart { number: plan.number, flowed, record, report })
+    }
+
+    /// Commits a part, reads it back and notes it.
+    async fn end_part(&self, part: FlowedPart, feeder: &SourceFeeder) -> Result<(), Failure> {
+        let work = self.work;
+        let FlowedPart { number, flowed, record, report } = part;
+        work.places.commit(flowed, &record, work.setting).await?;
         let going = work.places.going();
-        let held = going.into_iter().filter_map(|place| Some((place.repository.name.clone(), place.held(&key)?)));
-        work.journal.note(&Note { number: plan.number, lines: report.lines.clone(), held: held.collect() });
+        let held =
+            going.into_iter().filter_map(|place| Some((place.repository.name.clone(), place.held(&record.key)?)));
+        work.journal.note(&Note { number, lines: report.lines.clone(), held: held.collect() });
         pass(FailPoint::BasePartCommitted)?;
         self.take(report, feeder).await
     }
@@ -273,6 +292,19 @@ impl<'a> Parts<'a> {
         source: Box<dyn Source>,
         expected: Option<u64>,
     ) -> Result<(), Failure> {
+        let (flowed, record) = self.flow(role, key, form, source, expected).await?;
+        self.work.places.commit(flowed, &record, self.work.setting).await
+    }
+
+    /// Sends one object everywhere; nothing of it is committed.
+    async fn flow(
+        &self,
+        role: ObjectRole,
+        key: ObjectKey,
+        form: Encoding,
+        source: Box<dyn Source>,
+        expected: Option<u64>,
+    ) -> Result<(Flowed, ObjectRecord), Failure> {
         let Work { options, doors, setting, places, .. } = self.work;
         let destinations = places.begin(&key, expected, options.stall_timeout).await?;
         let recipe = PartRecipe { codec: options.codec, recipients: doors.recipients.clone() };
@@ -289,7 +321,7 @@ impl<'a> Parts<'a> {
             storage_class: None,
             sse: None,
         };
-        places.commit(flowed, &record, setting).await
+        Ok((flowed, record))
     }
 }
 
