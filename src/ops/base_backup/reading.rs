@@ -111,6 +111,16 @@ struct Picked {
     done: usize,
 }
 
+/// What was read.
+enum Advance {
+    /// So many bytes, into the reader's own buffer.
+    Given(usize),
+    /// Something, into the window.
+    Held,
+    /// Nothing: that was all.
+    Ended,
+}
+
 struct Current {
     entry: Entry,
     file: OpenFile,
@@ -136,21 +146,19 @@ impl PartReading {
         self.report.clone()
     }
 
-    /// Fills the window with what comes next; false at the end.
-    fn advance(&mut self) -> io::Result<bool> {
+    /// Reads what comes next: into `buffer` where it has room for whole pages of a file, into the window otherwise.
+    fn advance(&mut self, buffer: &mut [u8]) -> io::Result<Advance> {
         match std::mem::replace(&mut self.state, State::Ended) {
-            State::Ended => Ok(false),
-            State::Within(current) => self.read_on(current).map(|()| true),
-            State::Picking(picked) => self.pick_on(picked).map(|()| true),
+            State::Ended => return Ok(Advance::Ended),
+            State::Within(current) => return self.read_on(current, buffer),
+            State::Picking(picked) => self.pick_on(picked)?,
             State::Between => match self.items.next() {
-                Some(Item { entry, pages: None }) => self.begin(entry).map(|()| true),
-                Some(Item { entry, pages: Some(pages) }) => self.begin_picking(entry, pages).map(|()| true),
-                None => {
-                    self.window.put(&ustar::end());
-                    Ok(true)
-                }
+                Some(Item { entry, pages: None }) => self.begin(entry)?,
+                Some(Item { entry, pages: Some(pages) }) => self.begin_picking(entry, pages)?,
+                None => self.window.put(&ustar::end()),
             },
         }
+        Ok(Advance::Held)
     }
 
     fn begin(&mut self, entry: Entry) -> io::Result<()> {
@@ -217,29 +225,43 @@ impl PartReading {
         Ok(())
     }
 
-    fn read_on(&mut self, mut current: Box<Current>) -> io::Result<()> {
+    fn read_on(&mut self, mut current: Box<Current>, buffer: &mut [u8]) -> io::Result<Advance> {
         let left = current.file.size() - current.read;
         if left == 0 {
             self.window.put(&vec![0; ustar::padding(current.file.size())]);
             self.line(&current.entry, Some((current.file.size(), Some(current.hasher.digest128()))), None);
             self.state = State::Between;
-            return Ok(());
+            return Ok(Advance::Held);
         }
-        let wanted = usize::try_from(left).unwrap_or(usize::MAX).min(WINDOW_BYTES);
-        let room = self.window.room(wanted);
+        let left = usize::try_from(left).unwrap_or(usize::MAX);
+        let (room, is_given) = match direct(left, buffer.len()) {
+            0 => (self.window.room(left.min(WINDOW_BYTES)), false),
+            count => (&mut buffer[..count], true),
+        };
         let filled = current.file.fill(room).map_err(|error| named(&current.entry.path, error))?;
         room[filled..].fill(0);
         verify(&self.report, self.check, (&current.file, &current.entry), current.read, &mut room[..filled])?;
         current.hasher.update(room);
-        current.read += wanted as u64;
-        self.window.hold(wanted);
+        let count = room.len();
+        current.read += count as u64;
         self.state = State::Within(current);
-        Ok(())
+        if is_given {
+            return Ok(Advance::Given(count));
+        }
+        self.window.hold(count);
+        Ok(Advance::Held)
     }
 
     fn line(&self, entry: &Entry, content: Option<(u64, Option<u128>)>, pages: Option<u32>) {
         lock(&self.report).line(self.number, entry, content, pages);
     }
+}
+
+/// Bytes of the `left` ones of a file that are read straight into a buffer of `length`: all of them, or whole pages. Not
+/// more than stay in a core's own cache until they are verified and digested.
+fn direct(left: usize, length: usize) -> usize {
+    let most = length.min(WINDOW_BYTES);
+    if left <= most { left } else { most / PAGE_BYTES * PAGE_BYTES }
 }
 
 /// Verifies the whole pages in `bytes`, which begin at `start` of the file.
@@ -297,9 +319,11 @@ fn named(path: &str, error: io::Error) -> io::Error {
 
 impl Read for PartReading {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        while self.window.is_given() {
-            if buffer.is_empty() || !self.advance()? {
-                return Ok(0);
+        while self.window.is_given() && !buffer.is_empty() {
+            match self.advance(buffer)? {
+                Advance::Given(count) => return Ok(count),
+                Advance::Held => {}
+                Advance::Ended => return Ok(0),
             }
         }
         Ok(self.window.give(buffer))
@@ -311,6 +335,56 @@ impl Assembly for PartReading {
         match (&self.state, self.items.len()) {
             (State::Ended, 0) => Ok(()),
             (_, left) => Err(SourceError::new(format!("{left} files of a part were not read"))),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+    use crate::host::durable;
+
+    /// A part with `files` of these sizes, read into buffers of `length` bytes; with the digests its report names.
+    fn archive(root: &Path, files: &[usize], length: usize) -> (Vec<u8>, Vec<Option<String>>) {
+        let items = files.iter().enumerate().map(|(at, size)| {
+            let pages = (at % 4 == 3).then(|| (0..*size as u32 / 8192).step_by(3).collect());
+            let size = Some(*size as u64);
+            let entry = Entry { path: format!("file{at}"), size, mode: 0o600, modified: 7, relation: None };
+            Item { pages, entry }
+        });
+        let mut reading = PartReading::new(root.to_owned(), 1, items.collect(), None);
+        let (mut bytes, mut buffer) = (Vec::new(), vec![0; length]);
+        loop {
+            match reading.read(&mut buffer).unwrap() {
+                0 => break,
+                count => bytes.extend_from_slice(&buffer[..count]),
+            }
+        }
+        reading.require_whole().unwrap();
+        let digests = lock(&reading.report).lines.iter().map(|line| line.digest.clone()).collect();
+        (bytes, digests)
+    }
+
+    #[test]
+    fn a_part_is_the_same_whatever_it_is_read_into() {
+        let root = tempfile::tempdir().unwrap();
+        let files = [0, 1, 8191, 8 * 8192, 8192, 8193, 1_000_001, 100 * 8192, 300_000];
+        let content =
+            |at: usize| (0..files[at] as u32).map(|byte| (byte.wrapping_mul(byte) / 11) as u8 ^ at as u8).collect();
+        let contents: Vec<Vec<u8>> = (0..files.len()).map(content).collect();
+        for (at, content) in contents.iter().enumerate() {
+            durable::replace(&root.path().join(format!("file{at}")), content).unwrap();
+        }
+        let (whole, digests) = archive(root.path(), &files, 16 << 20);
+        let is_there = |content: &Vec<u8>| whole.windows(content.len().max(1)).any(|window| window == content);
+        assert!(is_there(&contents[8]) && is_there(&contents[6]) && !is_there(&contents[7]), "files and pages");
+        for (content, digest) in contents.iter().zip(digests.clone()).filter(|(_, digest)| digest.is_some()) {
+            assert_eq!(digest.unwrap(), format!("{:032x}", xxhash_rust::xxh3::xxh3_128(content)));
+        }
+        for length in [1000, 8191, 8192, 20_000, WINDOW_BYTES - 512, WINDOW_BYTES, 1 << 20] {
+            assert!(archive(root.path(), &files, length) == (whole.clone(), digests.clone()), "by {length} bytes");
         }
     }
 }
