@@ -129,6 +129,11 @@ pub async fn blocks(client: &Client, table: &QualifiedTable) -> Result<i64, Post
     Ok(client.query_one(include_str!("../../sql/table/blocks.sql"), &[&table.quoted()]).await?.get(0))
 }
 
+/// Whether `table` is an ordinary one that has no row yet and that we may truncate.
+pub async fn is_refillable(client: &Client, table: &QualifiedTable) -> Result<bool, PostgresError> {
+    Ok(client.query_one(include_str!("../../sql/table/refillable.sql"), &[&table.quoted()]).await?.get(0))
+}
+
 /// Sets a sequence to its recorded value.
 pub async fn set_sequence(client: &Client, record: &SequenceRecord) -> Result<(), PostgresError> {
     let parameters: [&(dyn ToSql + Sync); 3] = [&record.sequence.quoted(), &record.last_value, &record.is_called];

@@ -2,7 +2,8 @@
 //!
 //! The archive is never on disk. Rows are cut into blocks at line ends and dealt out to the connections in turn, so that
 //! one large table is loaded by all of them; a row longer than a block goes to one of them piece by piece. The order of
-//! rows inside a table is not kept; their sum proves them.
+//! rows inside a table is not kept; their sum proves them. With few connections a large table that was just made goes
+//! over one of them instead and its rows are frozen, which costs less over all.
 
 use std::sync::Arc;
 
@@ -17,7 +18,7 @@ use crate::model::failure::{Failure, FailureKind};
 use crate::model::table::QualifiedTable;
 use crate::pipeline::archive::{ArchiveReader, ArchiveTable, Event as ArchiveEvent};
 use crate::pipeline::fetch;
-use crate::postgres::{PostgresError, Session, copy, large_objects};
+use crate::postgres::{PostgresError, Session, copy, large_objects, tables};
 
 /// Bytes of rows in one block.
 const BLOCK: usize = 1 << 20;
@@ -25,10 +26,23 @@ const BLOCK: usize = 1 << 20;
 /// Blocks waiting between the reader and the connections, and before each connection.
 const WAITING: usize = 2;
 
+/// From how many bytes of rows on a new table is worth a transaction that freezes them.
+const WORTH_FREEZING: usize = BLOCK / 2;
+
+/// The most connections with which freezing pays. Rows that are not frozen are marked as committed by whoever reads them
+/// first, which writes every page once more and, with checksums, into the log; but only one connection can freeze them
+/// (PostgreSQL manual, COPY, "FREEZE"), so that from here on loading them over all is faster.
+const FREEZING_CONNECTIONS: usize = 2;
+
 /// Which rows go where.
 pub trait Routing: Send {
     /// The COPY statement to run for `table`, whose own statement in the archive is `statement`; nothing to skip it.
     fn copy_statement(&self, table: &QualifiedTable, statement: &str) -> Option<String>;
+
+    /// The table that this statement fills, where the restore has made it: empty, and nobody looks at it yet.
+    fn made(&self, _table: &QualifiedTable) -> Option<QualifiedTable> {
+        None
+    }
 
     /// Whether contents of large objects are wanted too; they must be there, empty.
     fn wants_large_objects(&self) -> bool {
@@ -40,7 +54,7 @@ pub trait Routing: Send {
 const END_MARK: &[u8] = b"\\.\n\n\n";
 
 enum Order {
-    Begin(String),
+    Begin(Target),
     Rows {
         bytes: Bytes,
         /// Whether the last of them is whole.
@@ -49,6 +63,14 @@ enum Order {
     End,
     LargeObject(u32),
     LargeObjectData(Vec<u8>),
+}
+
+/// Where a table's rows go.
+#[derive(Clone, Default)]
+struct Target {
+    statement: String,
+    /// The table, where the restore has made it.
+    made: Option<QualifiedTable>,
 }
 
 /// Reads `source` to its end and loads what `routing` wants over `sessions`. Gives the sessions back.
@@ -140,7 +162,8 @@ impl Dealer {
         let statement = self.routing.copy_statement(&begun.table, &begun.copy_statement);
         self.wanted = statement.is_some();
         if let Some(statement) = statement {
-            self.order(Order::Begin(statement));
+            let made = self.routing.made(&begun.table);
+            self.order(Order::Begin(Target { statement, made }));
         }
     }
 
@@ -187,7 +210,9 @@ struct Lane {
 struct Loader {
     sessions: Vec<Arc<Session>>,
     events: Events,
-    statement: String,
+    target: Target,
+    /// Whether one connection takes all rows of the table and freezes them.
+    freezing: bool,
     lanes: Vec<Lane>,
     turn: usize,
     /// Whether the last block ended in the middle of a row.
@@ -201,7 +226,8 @@ impl Loader {
         Self {
             sessions: sessions.into_iter().map(Arc::new).collect(),
             events,
-            statement: String::new(),
+            target: Target::default(),
+            freezing: false,
             lanes: Vec::new(),
             turn: 0,
             amid: false,
@@ -212,8 +238,8 @@ impl Loader {
 
     async fn follow(&mut self, order: Order) -> Result<(), Failure> {
         match order {
-            Order::Begin(statement) => {
-                self.statement = statement;
+            Order::Begin(target) => {
+                self.target = target;
                 Ok(())
             }
             Order::Rows { bytes, ends } => self.deal(bytes, ends).await,
@@ -236,10 +262,14 @@ impl Loader {
         self.bytes += rows.len() as u64;
         if std::mem::replace(&mut self.amid, !ends) {
             // The row goes on.
-        } else if self.lanes.len() < self.sessions.len() {
-            let session = self.sessions[self.lanes.len()].clone();
-            self.lanes.push(begin_lane(session, self.statement.clone()));
-            self.turn = self.lanes.len() - 1;
+        } else if self.lanes.is_empty() {
+            let made = self.target.made.take().filter(|_| rows.len() >= WORTH_FREEZING);
+            let frozen = made.filter(|_| self.sessions.len() <= FREEZING_CONNECTIONS);
+            let frozen = self.refillable(frozen).await?;
+            self.freezing = frozen.is_some();
+            self.begin_lane(frozen);
+        } else if !self.freezing && self.lanes.len() < self.sessions.len() {
+            self.begin_lane(None);
         } else {
             self.turn = (self.turn + 1) % self.lanes.len();
         }
@@ -250,6 +280,25 @@ impl Loader {
         pass(FailPoint::RestoreMidLoad)?;
         self.events.tell(Event::Progress { bytes: self.bytes, expected_bytes: None, rows: 0 });
         Ok(())
+    }
+
+    async fn refillable(&self, made: Option<QualifiedTable>) -> Result<Option<QualifiedTable>, Failure> {
+        let Some(table) = made else { return Ok(None) };
+        Ok(tables::is_refillable(self.sessions[0].client(), &table).await?.then_some(table))
+    }
+
+    fn begin_lane(&mut self, frozen: Option<QualifiedTable>) {
+        let session = self.sessions[self.lanes.len()].clone();
+        let (rows, waiting) = mpsc::channel::<Bytes>(WAITING);
+        let statement = self.target.statement.clone();
+        let working = tokio::spawn(async move {
+            match frozen {
+                None => copy_rows(&session, &statement, waiting).await,
+                Some(table) => copy_frozen(&session, &statement, &table, waiting).await,
+            }
+        });
+        self.lanes.push(Lane { rows, working });
+        self.turn = self.lanes.len() - 1;
     }
 
     async fn end_table(&mut self) -> Result<(), Failure> {
@@ -270,14 +319,26 @@ impl Loader {
     }
 }
 
-fn begin_lane(session: Arc<Session>, statement: String) -> Lane {
-    let (rows, mut waiting) = mpsc::channel::<Bytes>(WAITING);
-    let working = tokio::spawn(async move {
-        let mut sink = copy::copy_in(&session, &statement).await?;
-        while let Some(rows) = waiting.recv().await {
-            sink.write(rows).await?;
-        }
-        sink.finish().await
-    });
-    Lane { rows, working }
+async fn copy_rows(
+    session: &Session,
+    statement: &str,
+    mut waiting: mpsc::Receiver<Bytes>,
+) -> Result<u64, PostgresError> {
+    let mut sink = copy::copy_in(session, statement).await?;
+    while let Some(rows) = waiting.recv().await {
+        sink.write(rows).await?;
+    }
+    sink.finish().await
+}
+
+/// The same in one transaction that first truncates `table`, which is empty: only then the server takes frozen rows.
+async fn copy_frozen(
+    session: &Session,
+    statement: &str,
+    table: &QualifiedTable,
+    waiting: mpsc::Receiver<Bytes>,
+) -> Result<u64, PostgresError> {
+    session.batch(&format!("BEGIN; TRUNCATE ONLY {}", table.quoted())).await?;
+    let copied = copy_rows(session, &format!("{statement} WITH (FREEZE)"), waiting).await;
+    session.settle(copied).await
 }

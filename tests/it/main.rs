@@ -91,6 +91,7 @@ mod recover_lost;
 mod recover_table;
 mod recover_targets;
 mod recovery_window;
+mod restore_database;
 mod restore_table;
 mod retention;
 mod retention_wal;

@@ -1,8 +1,8 @@
 //! A whole database from a dump, into a new one that takes its name when it is proven.
 //!
 //! Order: schema before data, rows by COPY on several connections, increments, indexes and constraints and triggers after
-//! data (a table's owner cannot silence them), sequences, ANALYZE, proof, and only then the name. With increments the
-//! schema is the last one's, and the full dump's rows go straight into the relations as they are called and placed now.
+//! data (a table's owner cannot silence them), sequences, ANALYZE, beside these the proof, and only then the name. With
+//! increments the schema is the last one's, and the full dump's rows go straight into the relations as they are called and placed now.
 
 use std::collections::BTreeMap;
 use std::io::Read as _;
@@ -20,7 +20,7 @@ use crate::ops::restore::source::Choice;
 use crate::ops::restore::{Doors, Restored, Unrestored, properties};
 use crate::postgres::{Connection, PostgresError, Session, copy, databases, pg_restore, tables};
 use crate::steps::load_dump::{self, Routing};
-use crate::steps::prove;
+use crate::steps::prove::{self, Proof};
 use crate::steps::replay::{Place, Replay};
 
 /// Where to and how.
@@ -144,7 +144,6 @@ struct Work<'a> {
 impl Work<'_> {
     /// Fills the new database and proves it equal.
     async fn fill(&self) -> Result<Restored, Failure> {
-        let manifest = self.choice.manifest();
         let mut phases = Phases::begin(self.setting);
         let schema = self.choice.read(ObjectRole::Schema, self.doors).await?;
         let schema = SchemaFile::write(&self.doors.scratch_directory, &schema)?;
@@ -168,18 +167,29 @@ impl Work<'_> {
         let records = self.replay(lineages, &mut phases).await?;
         pass(FailPoint::RestoreBeforePostData)?;
         self.setting.require_going_on("go on with the restore")?;
-        self.pg_restore("post-data", &schema).await?;
-        phases.end("indexes and constraints");
-        self.set_sequences(manifest).await?;
-        self.refresh_views().await?;
-        phases.end("sequences and views");
-        // Statistics leave rows as they are, and take one core only.
-        let proving = prove::prove(self.sessions().await?, &records, &self.setting.events);
-        let ((), proofs) = tokio::try_join!(self.analyze(), proving)?;
-        prove::require_equal(&proofs)?;
-        phases.end("statistics and proof");
+        let proofs = self.finish_and_prove(&schema, &records).await?;
+        phases.end("indexes, statistics and proof");
         let unrestored = Unrestored::default();
         Ok(Restored { target: String::new(), proofs, inexact, unrestored, phases: phases.done, places_cut: None })
+    }
+
+    /// Indexes, constraints, triggers, sequences, views and statistics, and beside them the proof: none of them changes a
+    /// row, and neither has work for every core all the time. A failed proof waits for the others to end, because pg_restore
+    /// does not end with who waits for it.
+    async fn finish_and_prove(&self, schema: &SchemaFile, records: &[TableRecord]) -> Result<Vec<Proof>, Failure> {
+        let proving = prove::prove(self.sessions().await?, records, &self.setting.events);
+        let proving = async { Ok(proving.await) };
+        let ((), proofs) = tokio::try_join!(self.finish(schema), proving)?;
+        let proofs = proofs?;
+        prove::require_equal(&proofs)?;
+        Ok(proofs)
+    }
+
+    async fn finish(&self, schema: &SchemaFile) -> Result<(), Failure> {
+        self.pg_restore("post-data", schema).await?;
+        self.set_sequences(self.choice.manifest()).await?;
+        self.refresh_views().await?;
+        self.analyze().await
     }
 
     async fn pg_restore(&self, section: &str, schema: &SchemaFile) -> Result<(), Failure> {
@@ -295,20 +305,25 @@ impl Routing for AsDumped {
         Some(statement.trim_end().trim_end_matches(';').to_owned())
     }
 
+    fn made(&self, table: &QualifiedTable) -> Option<QualifiedTable> {
+        Some(table.clone())
+    }
+
     fn wants_large_objects(&self) -> bool {
         true
     }
 }
 
 /// Rows go into the relation that they belong to, as it is called now; those of relations that are gone go nowhere.
-struct AsNow(BTreeMap<QualifiedTable, String>);
+struct AsNow(BTreeMap<QualifiedTable, (QualifiedTable, String)>);
 
 impl AsNow {
     fn new(lineages: &[Lineage]) -> Self {
         let statement = |lineage: &Lineage| {
             let record = &lineage.record;
             let columns = tables::column_list(&record.columns);
-            (lineage.origin_table.clone(), format!("COPY {} ({columns}) FROM STDIN", record.table.quoted()))
+            let statement = format!("COPY {} ({columns}) FROM STDIN", record.table.quoted());
+            (lineage.origin_table.clone(), (record.table.clone(), statement))
         };
         Self(lineages.iter().filter(|lineage| lineage.origin == 0).map(statement).collect())
     }
@@ -316,7 +331,11 @@ impl AsNow {
 
 impl Routing for AsNow {
     fn copy_statement(&self, table: &QualifiedTable, _: &str) -> Option<String> {
-        self.0.get(table).cloned()
+        self.0.get(table).map(|(_, statement)| statement.clone())
+    }
+
+    fn made(&self, table: &QualifiedTable) -> Option<QualifiedTable> {
+        self.0.get(table).map(|(made, _)| made.clone())
     }
 
     fn wants_large_objects(&self) -> bool {
