@@ -9,6 +9,7 @@ use crate::app::agent::{AgentClient, Answer};
 use crate::app::manual::again;
 use crate::config::{Ack, Job};
 use crate::host::{Space, durable};
+use crate::model::digest::Digest;
 use crate::model::failure::{Failure, FailureKind};
 use crate::model::lsn::SystemId;
 use crate::model::verb::Verb;
@@ -172,8 +173,13 @@ impl App {
     }
 
     async fn wal_fetch_anyhow(&self, file: WalFile, place: &Path, asked: &Asked) -> Result<bool, Failure> {
-        match self.ask_agent(|agent| agent.wal_fetch(file, place, asked)).await {
+        let settings = self.fetch_settings()?;
+        match self.ask_agent(|agent| agent.wal_fetch(file, place, asked, settings)).await {
             Some(Answer::Fetched(there)) => Ok(there),
+            Some(Answer::OtherSettings) => {
+                tracing::info!("the running agent has other settings (reload it with SIGHUP); doing it here");
+                self.wal_fetch_here(file, place, asked).await.map(|fetched| fetched == Fetched::There(()))
+            }
             Some(Answer::Failed(failure)) => Err(again(failure.kind, failure.message, failure.hint)),
             _ => self.wal_fetch_here(file, place, asked).await.map(|fetched| fetched == Fetched::There(())),
         }
@@ -206,6 +212,16 @@ impl App {
             Fetched::There(arrived) => arrived.put().map(Fetched::There),
             Fetched::NotThere => Ok(Fetched::NotThere),
         }
+    }
+
+    /// Stands for everything that decides what a fetch finds and can read: two processes with the same one give the same
+    /// answer. The content of key files is not in it.
+    pub(super) fn fetch_settings(&self) -> Result<Digest, Failure> {
+        let config = &self.loaded.config;
+        let deciding = (&config.cluster, &config.former_systems, &config.repository, &config.encryption);
+        let text = serde_json::to_vec(&deciding)
+            .map_err(|error| Failure::new(FailureKind::Failed, "compare the settings").because(error))?;
+        Ok(Digest::of(&text))
     }
 
     /// How many files the agent ships or fetches at once.

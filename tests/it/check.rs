@@ -26,7 +26,7 @@ use tokio_util::sync::CancellationToken;
 use crate::stage::site::{Site, TABLES};
 
 /// What a checklist with one repository and one dump job always has a line for.
-const EVERY_CHECK: [&str; 25] = [
+const EVERY_CHECK: [&str; 26] = [
     "client-tools",
     "configuration",
     "dump-freshness",
@@ -42,6 +42,7 @@ const EVERY_CHECK: [&str; 25] = [
     "key-signing",
     "plan-jobs",
     "repository-catalog",
+    "recovery-settings",
     "repository-clock",
     "repository-features",
     "repository-findings",
@@ -187,6 +188,37 @@ async fn nothing_is_green_before_the_first_dump_and_everything_is_after_it() {
     assert!(!model.green && model.headline.ends_with(" But full is overdue in local."), "{}", model.headline);
     assert_eq!(line(&later, "dump-freshness").await.status, Status::Fail);
     assert_eq!(line(&later, "server-clock").await.status, Status::Warn);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn settings_that_a_recovery_left_behind_are_told_with_what_takes_them_away() {
+    let site = Site::with(&[("recovery_target_time", "2025-11-03 13:30:00+00")]);
+    let yard = Yard::of(&site, "");
+    let app = yard.app();
+    let settings = async |statements: &str| {
+        for statement in statements.split(';').map(str::trim).filter(|statement| !statement.is_empty()) {
+            site.server.sql(statement).unwrap();
+        }
+        site.server.sql("SELECT pg_reload_conf()").unwrap();
+        line(&app, "recovery-settings").await
+    };
+    let until = async |statements: &str, names: &str| {
+        for _ in 0..100 {
+            let line = settings(statements).await;
+            if line.message.starts_with(names) {
+                return line;
+            }
+        }
+        panic!("never {names}: {:?}", line(&app, "recovery-settings").await);
+    };
+    let fetch =
+        "ALTER SYSTEM SET restore_command = 'dbagent wal fetch --within --through=000000010000000000000003 %f %p'";
+    let left = until(fetch, "recovery_target_time, restore_command still stand").await;
+    assert_eq!(left.status, Status::Warn);
+    let one = until(&left.remedy.unwrap(), "recovery_target_time still stand").await;
+    assert_eq!(one.remedy.unwrap(), "ALTER SYSTEM RESET recovery_target_time; SELECT pg_reload_conf();");
+    let none = until("ALTER SYSTEM SET recovery_target_time = ''", "no recovery has left").await;
+    assert_eq!(none.status, Status::Ok, "the next start is without it");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -85,6 +85,26 @@ fn a_refusal_of_the_agent_is_the_commands_own() {
 }
 
 #[test]
+fn an_agent_with_other_settings_than_the_command_s_is_passed_over() {
+    let archive = Archive::new();
+    let segment = archive.segment();
+    archive.wait_archived(segment);
+    let config = archive.root().join("dbagent.toml");
+    let whole = std::fs::read_to_string(&config).unwrap();
+    let without = whole.lines().filter(|line| !line.starts_with("decryption_key")).collect::<Vec<_>>().join("\n");
+    archive.write(&config, without);
+    let _agent = agent(&archive);
+    assert_eq!(archive.fetch(segment).0, Some(126), "nobody has the key");
+    archive.write(&config, whole);
+    assert_eq!(archive.fetch(segment).0, Some(0), "the agent has no key, the command has");
+    let elsewhere = archive.directory("elsewhere");
+    let place = archive.root().join("state/elsewhere");
+    let mut asking = archive.command(&["wal", "fetch", &segment.to_string(), place.to_str().unwrap()]);
+    asking.env("DBAGENT_REPOSITORY__LOCAL__URL", format!("file://{}", elsewhere.display()));
+    assert_eq!(code(&asking.output().unwrap()), 126, "the agent's repository has it, the command's is empty");
+}
+
+#[test]
 fn segments_after_the_one_asked_for_are_fetched_ahead() {
     let archive = Archive::new();
     let segments: Vec<_> = (0..3).map(|_| archive.segment()).collect();

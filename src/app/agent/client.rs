@@ -11,6 +11,7 @@ use tokio::net::UnixStream;
 use crate::app::App;
 use crate::app::agent::socket::{self, Request};
 use crate::catalog::history::{RecordedFailure, RunRecord};
+use crate::model::digest::Digest;
 use crate::model::failure::{Failure, FailureKind};
 use crate::model::wal::{Asked, WalFile};
 use crate::ops::wal::push::Pushed;
@@ -37,6 +38,8 @@ pub enum Answer {
     Pushed(Pushed),
     /// The WAL file is in place, or proven not to be archived.
     Fetched(bool),
+    /// The agent has other settings: what it would find proves nothing.
+    OtherSettings,
     /// It could not be done.
     Failed(RecordedFailure),
 }
@@ -78,9 +81,10 @@ impl AgentClient {
         self.ask_for_wal(Request::WalPush { path: path.to_owned() }).await
     }
 
-    /// Asks for `file` to be fetched to `place`. Nothing when the agent does not answer.
-    pub async fn wal_fetch(self, file: WalFile, place: &Path, asked: &Asked) -> Option<Answer> {
-        self.ask_for_wal(Request::WalFetch { file, place: place.to_owned(), asked: asked.clone() }).await
+    /// Asks for `file` to be fetched to `place`, if the agent has the same `settings`. Nothing when it does not answer.
+    pub async fn wal_fetch(self, file: WalFile, place: &Path, asked: &Asked, settings: Digest) -> Option<Answer> {
+        let (place, asked) = (place.to_owned(), asked.clone());
+        self.ask_for_wal(Request::WalFetch { file, place, asked, settings: Some(settings) }).await
     }
 
     async fn ask_for_wal(self, request: Request) -> Option<Answer> {

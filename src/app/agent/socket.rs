@@ -17,6 +17,7 @@ use crate::app::App;
 use crate::app::agent::wal::WalService;
 use crate::catalog::history::{RecordedFailure, RunRecord};
 use crate::host::durable;
+use crate::model::digest::Digest;
 use crate::model::failure::{Failure, FailureKind};
 use crate::model::wal::{Asked, WalFile};
 use crate::ops::wal::push::Pushed;
@@ -41,6 +42,9 @@ pub(super) enum Request {
         place: PathBuf,
         #[serde(default)]
         asked: Asked,
+        /// What decides over the answer, as the asking process has it.
+        #[serde(default)]
+        settings: Option<Digest>,
     },
 }
 
@@ -52,6 +56,7 @@ enum Reply {
     Status(Vec<JobStatus>),
     Pushed(Pushed),
     Fetched(bool),
+    OtherSettings,
     Failed(RecordedFailure),
 }
 
@@ -124,7 +129,10 @@ async fn reply(request: Request, commands: &mpsc::Sender<Command>, wal: &WalServ
     let gone = || Reply::Failed((&Failure::new(FailureKind::Failed, "ask the agent: it is stopping")).into());
     match request {
         Request::WalPush { path } => told(wal.push(&path).await, Reply::Pushed),
-        Request::WalFetch { file, place, asked } => told(wal.fetch(file, &place, &asked).await, Reply::Fetched),
+        Request::WalFetch { file, place, asked, settings } => match wal.has_other_settings(settings) {
+            Ok(false) => told(wal.fetch(file, &place, &asked).await, Reply::Fetched),
+            other => told(other, |_| Reply::OtherSettings),
+        },
         Request::Run { job } => {
             let (answer, ended) = oneshot::channel();
             if commands.send(Command::Run { job, answer }).await.is_err() {

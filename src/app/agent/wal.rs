@@ -6,6 +6,7 @@ use std::sync::{Arc, PoisonError};
 use crate::app::App;
 use crate::app::agent::Current;
 use crate::app::wal::system_of;
+use crate::model::digest::Digest;
 use crate::model::failure::Failure;
 use crate::model::wal::{Asked, WalFile};
 use crate::ops::wal::prefetch::Prefetcher;
@@ -21,13 +22,13 @@ const HELPERS: u32 = 0;
 pub(super) struct WalService {
     shipper: Shipper,
     prefetcher: Prefetcher,
+    current: Current,
 }
 
 impl WalService {
     /// Works with the configuration in force at the time of each opening of doors; limits are those of `app`.
     pub(super) fn new(app: &App, current: Current) -> Self {
-        let of_now = |current: &Current| current.read().unwrap_or_else(PoisonError::into_inner).clone();
-        let for_push = current.clone();
+        let (for_push, for_fetch) = (current.clone(), current.clone());
         let shipper = Shipper::new(
             Arc::new(move || {
                 let app = of_now(&for_push);
@@ -38,14 +39,20 @@ impl WalService {
         );
         let prefetcher = Prefetcher::new(
             Arc::new(move |asked: Asked| {
-                let app = of_now(&current);
+                let app = of_now(&for_fetch);
                 Box::pin(async move { app.wal_fetch_doors(&asked).await })
             }),
             app.clock.clone(),
             app.wal_parallel(),
             app.loaded.config.wal.prefetch.into(),
         );
-        Self { shipper, prefetcher }
+        Self { shipper, prefetcher, current }
+    }
+
+    /// Whether whoever has `settings` would find something else than this agent; not where it does not tell them.
+    pub(super) fn has_other_settings(&self, settings: Option<Digest>) -> Result<bool, Failure> {
+        let ours = of_now(&self.current).fetch_settings()?;
+        Ok(settings.is_some_and(|theirs| theirs != ours))
     }
 
     pub(super) async fn push(&self, path: &Path) -> Result<Pushed, Failure> {
@@ -61,4 +68,9 @@ impl WalService {
     pub(super) fn is_busy(&self) -> bool {
         self.shipper.is_busy()
     }
+}
+
+/// The configuration in force.
+fn of_now(current: &Current) -> App {
+    current.read().unwrap_or_else(PoisonError::into_inner).clone()
 }

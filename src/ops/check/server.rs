@@ -18,7 +18,8 @@ pub(super) async fn check(doors: &Doors, setting: &Setting) -> Vec<CheckLine> {
         Ok(session) => ServerFacts::read(session).await.map_err(Failure::from),
         Err(failure) => Err(again(failure)),
     };
-    vec![login(&session), version(&facts), clock(&session, setting).await, tools(&doors.tools)]
+    let recovery = left_recovery(&session).await;
+    vec![login(&session), version(&facts), clock(&session, setting).await, recovery, tools(&doors.tools)]
 }
 
 async fn connect(connection: &Connection) -> Result<Session, Failure> {
@@ -80,6 +81,34 @@ pub(super) fn judge_clock(check: &'static str, whose: &str, offset: TimeDelta) -
         return CheckLine::warn(check, message, "let NTP set the clocks of both hosts");
     }
     CheckLine::ok(check, message)
+}
+
+async fn left_recovery(session: &Result<Session, Failure>) -> CheckLine {
+    const CHECK: &str = "recovery-settings";
+    let asked = match session {
+        Ok(session) => {
+            let rows = session.client().query(include_str!("../../../sql/check/left_recovery.sql"), &[]).await;
+            let names = rows.and_then(|rows| rows.iter().map(|row| row.try_get(0)).collect::<Result<Vec<String>, _>>());
+            names.map_err(|error| session.failed("ask which settings an ended recovery has left", error).into())
+        }
+        Err(failure) => Err(again(failure)),
+    };
+    match asked {
+        Ok(names) if names.is_empty() => CheckLine::ok(CHECK, "no recovery has left settings behind"),
+        Ok(names) => {
+            let reset: Vec<_> = names.iter().map(|name| format!("ALTER SYSTEM RESET {name};")).collect();
+            CheckLine::warn(
+                CHECK,
+                format!(
+                    "{} still stand as a restore set them: every base backup carries them on, and a standby or a cluster \
+                     made from one stops where that restore did",
+                    names.join(", ")
+                ),
+                format!("{} SELECT pg_reload_conf();", reset.join(" ")),
+            )
+        }
+        Err(failure) => CheckLine::failed(CHECK, "the server's settings", &failure),
+    }
 }
 
 fn tools(tools: &Result<ClientTools, Failure>) -> CheckLine {
