@@ -126,7 +126,8 @@ pub fn run(options: &Options, now: DateTime<Utc>) -> Result<Initialized, Failure
     keys.write(&directory)?;
     let beside = |name: &str| keys.pair.is_some().then(|| directory.join(name));
     if let (Some(path), Some(pair)) = (beside(BREAK_GLASS), &keys.pair) {
-        let sheet = sheet::break_glass(&options.answers.cluster, &repository, pair, &keys.signing, now);
+        let sheet =
+            sheet::break_glass(&options.answers.cluster, &repository, options.profile, pair, &keys.signing, now);
         durable::write_new(&path, sheet.as_bytes()).map_err(|error| failed("write the break-glass sheet", error))?;
     }
     Ok(Initialized {

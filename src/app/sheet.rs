@@ -75,10 +75,18 @@ certificates = ["signing-certificate.asc"]   # whose signatures are believed; ke
 pub(super) fn break_glass(
     cluster: &str,
     repository: &str,
+    profile: Profile,
     pair: &KeyPair,
     signing: &KeyPair,
     now: DateTime<Utc>,
 ) -> String {
+    let sequoia = match profile {
+        Profile::GnuPg => "",
+        Profile::Rfc9580 => {
+            "\n   GnuPG cannot read these backups. Where it says gpg -d below, type\n     \
+             sq decrypt --recipient-file restore-key.asc                          (Sequoia's sq; once --recipient-key)\n"
+        }
+    };
     let (date, backup, signing) = (now.format("%Y-%m-%d"), &pair.fingerprint, &signing.fingerprint);
     format!(
         r#"BREAK GLASS: how to get the database {cluster} back
@@ -97,13 +105,17 @@ private key. It holds no secret itself.
    backups are encrypted to   {backup}
    backups are signed by      {signing}
    backups are kept in        {repository}
-
+{sequoia}
 2. RESTORE WITH DBAGENT
    Bring restore-key.asc to a host with PostgreSQL, dbagent and dbagent.toml (chmod 600 restore-key.asc), then:
      export DBAGENT_ENCRYPTION__DECRYPTION_KEY=/path/to/restore-key.asc
      dbagent backup list
      dbagent restore --database NAME --to-database NAME_restored            (a whole database, beside)
      dbagent restore --table users --mode replace                          (one table, made equal to the backup)
+   To a moment, where base backups and the log are kept: name the key in dbagent.toml instead (decryption_key = …),
+   because PostgreSQL calls dbagent by itself and sees no variable, and work as the user that PostgreSQL runs as:
+     dbagent status                                                        (which moments there are)
+     dbagent restore --to /new/data --target-time "2026-01-05 14:30 UTC" --start
    Take the key away again afterwards.
 
 3. RESTORE WITHOUT DBAGENT
@@ -120,7 +132,23 @@ private key. It holds no secret itself.
      pg_restore --section=post-data -d NAME_restored schema.dump
    (add --no-owner --no-privileges to pg_restore where the roles cannot be made)
 
-4. PRACTISE. A key that has never opened anything is a hope. Once a month, where the key is (as in section 2):
+4. TO A MOMENT, WITHOUT DBAGENT
+   Needs zstd too, and the same major version of PostgreSQL, as its user. In base/LABEL, the newest before the moment
+   whose backup.manifest.json has no "parent" (one that has is laid over its parents: deploy/runbooks/pitr.md):
+     gpg --verify backup.manifest.json.sig backup.manifest.json
+     sha256sum -c backup.sha256
+     mkdir -m 700 /new/data
+     for part in part-*.tar.zst.gpg; do gpg -d "$part" | zstd -d | tar x -C /new/data; done
+     touch /new/data/recovery.signal
+     cat >> /new/data/postgresql.auto.conf <<EOF
+     archive_mode = off
+     recovery_target_time = '2026-01-05 14:30:00+00'
+     recovery_target_timeline = 'latest'
+     restore_command = 'gpg --batch -d /repository/wal/*/*/%f.zst.gpg | zstd -dqo %p'
+     EOF
+     pg_ctl -D /new/data start                                             (its log says where it stopped)
+
+5. PRACTISE. A key that has never opened anything is a hope. Once a month, where the key is (as in section 2):
      dbagent backup verify latest --deep                                   (what it opened is signed; check asks for it)
    Do section 3 once a quarter, on another host.
 "#

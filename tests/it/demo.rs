@@ -127,7 +127,7 @@ fn run_line(how_to: &str, end: &str) {
 fn restore_by_the_sheet(directory: &Path) -> Output {
     let sheet = std::fs::read_to_string(directory.join("break-glass.txt")).unwrap();
     let (_, section) = sheet.split_once("3. RESTORE WITHOUT DBAGENT").unwrap();
-    let (section, _) = section.split_once("4. PRACTISE").unwrap();
+    let (section, _) = section.split_once("4. TO A MOMENT").unwrap();
     let typed = section.lines().filter_map(|line| line.strip_prefix("     "));
     let typed = typed.map(|line| line.split("   ").next().unwrap()).collect::<Vec<_>>().join("\n");
     assert!(typed.contains("gpg --verify") && typed.contains("pg_restore --section=post-data"), "{typed}");
