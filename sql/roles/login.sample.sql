@@ -10,6 +10,7 @@ ALTER ROLE dbagent SET search_path = '';
 ALTER ROLE dbagent SET default_transaction_read_only = on;   -- off when the agent also maintains partitions or purges
 ALTER ROLE dbagent SET lock_timeout = '10s';
 GRANT dbagent_dump, dbagent_mon TO dbagent;
+-- GRANT dbagent_base TO dbagent;          -- after dbagent_base.sql: for base backups
 -- GRANT dbagent_part TO dbagent;          -- after `dbagent init --install-sql`; the agent's sessions for it write
 -- After `dbagent audit install`, for verifying the audit chain, checkpoints and alerts; the agent turns read-only off where it
 -- writes an alert:

@@ -155,7 +155,7 @@ fn every_commented_key_of_the_example_loads_too() {
     let config = folder.load(&[]).unwrap().config;
     assert_eq!(config.notify.smtp.unwrap().to, ["ops@example.org"]);
     assert_eq!(config.repository["s3"].object_lock.as_ref().unwrap().days, 90);
-    assert_eq!(config.postgres.roles.len(), 2);
+    assert_eq!(config.postgres.roles.len(), 4);
 }
 
 const SMALL: &str = "cluster = \"a\"\nencryption = \"none\"\n[repository.local]\nurl = \"file:///backups\"\n";
