@@ -3,7 +3,7 @@
 //! Several base backups lead to the same moments; a segment that is missing ends what the ones before it reach. What is
 //! left are spans, each without a gap; the last one is what can be promised now.
 
-use std::fmt::Write as _;
+use std::fmt::{self, Write as _};
 
 use chrono::{DateTime, SecondsFormat, Utc};
 use serde::{Deserialize, Serialize};
@@ -52,22 +52,51 @@ pub struct WindowSpan {
     pub gap: Option<SegmentName>,
 }
 
-/// Joins what single base backups reach.
-pub fn spans(mut reaches: Vec<WindowSpan>) -> Vec<WindowSpan> {
+/// What one base backup reaches along a timeline.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Reached {
+    /// The first moment: when the backup ended.
+    pub from: DateTime<Utc>,
+    /// The last.
+    pub until: DateTime<Utc>,
+    /// The last segment without a gap.
+    pub last: SegmentName,
+    /// The segment whose absence ends it; absent where it ends with what is archived.
+    pub gap: Option<SegmentName>,
+}
+
+/// Joins what single base backups reach along one timeline.
+///
+/// Two that end with the same segment have no gap between them, and the later one adds no moment. By itself it reaches the
+/// moment at which it ended, which is a little after the last write to the log that is stored; what was committed between
+/// the two is in no segment yet, so that the span ends with the log.
+pub fn spans(mut reaches: Vec<Reached>) -> Vec<WindowSpan> {
     reaches.sort_by_key(|reach| (reach.from, reach.until));
     let mut spans: Vec<WindowSpan> = Vec::new();
-    for reach in reaches {
+    let mut end = None;
+    for Reached { from, until, last, gap } in reaches {
         match spans.last_mut() {
-            Some(last) if reach.from <= last.until => {
-                last.backups += reach.backups;
-                if reach.until > last.until {
-                    (last.until, last.gap) = (reach.until, reach.gap);
+            Some(span) if end == Some(last) => span.backups += 1,
+            Some(span) if from <= span.until => {
+                span.backups += 1;
+                if until > span.until {
+                    (span.until, span.gap, end) = (until, gap, Some(last));
                 }
             }
-            _ => spans.push(reach),
+            _ => {
+                spans.push(WindowSpan { from, until, backups: 1, gap });
+                end = Some(last);
+            }
         }
     }
     spans
+}
+
+/// "from X to Y", in instants that can be pasted into `--target-time`.
+impl fmt::Display for WindowSpan {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "from {} to {}", exact(self.from), exact(self.until))
+    }
 }
 
 impl WindowStatus {
@@ -112,7 +141,7 @@ impl RecoveryStatus {
     /// "to any moment from X to Y", for after "You can restore"; nothing where there is no window.
     pub fn sentence(&self) -> Option<String> {
         let (_, span) = self.best()?;
-        Some(format!("to any moment from {} to {}", exact(span.from), exact(span.until)))
+        Some(format!("to any moment {span}"))
     }
 
     /// What would be lost now, repository by repository; nothing where there is no window.
@@ -143,12 +172,17 @@ mod tests {
         format!("2026-03-01T{hour:02}:00:00Z").parse().unwrap()
     }
 
-    fn reach(from: u32, until: u32, gap: Option<&str>) -> WindowSpan {
-        let gap = gap.map(|name| name.parse().unwrap());
-        WindowSpan { from: at(from), until: at(until), backups: 1, gap }
+    /// What ends with segment number `until`.
+    fn reach(from: u32, until: u32, gap: Option<&str>) -> Reached {
+        let (last, gap) = (format!("0000000100000000{until:08X}"), gap.map(|name| name.parse().unwrap()));
+        Reached { from: at(from), until: at(until), last: last.parse().unwrap(), gap }
     }
 
-    fn window(repository: &str, timeline: u32, current: bool, reaches: Vec<WindowSpan>) -> WindowStatus {
+    fn span(from: u32, until: u32, backups: u64, gap: Option<&str>) -> WindowSpan {
+        WindowSpan { from: at(from), until: at(until), backups, gap: gap.map(|name| name.parse().unwrap()) }
+    }
+
+    fn window(repository: &str, timeline: u32, current: bool, reaches: Vec<Reached>) -> WindowStatus {
         let timeline = Timeline(timeline);
         WindowStatus { repository: repository.into(), timeline, current, spans: spans(reaches), rpo_seconds: 90 }
     }
@@ -158,11 +192,26 @@ mod tests {
     #[test]
     fn base_backups_that_reach_the_same_end_make_one_span_and_a_gap_makes_two() {
         let joined = spans(vec![reach(3, 9, None), reach(1, 9, None)]);
-        assert_eq!(joined, [WindowSpan { backups: 2, ..reach(1, 9, None) }]);
+        assert_eq!(joined, [span(1, 9, 2, None)]);
         let apart = spans(vec![reach(6, 9, None), reach(1, 4, Some(GAP)), reach(2, 4, Some(GAP))]);
-        assert_eq!(apart, [WindowSpan { backups: 2, ..reach(1, 4, Some(GAP)) }, reach(6, 9, None)]);
+        assert_eq!(apart, [span(1, 4, 2, Some(GAP)), span(6, 9, 1, None)]);
         // A backup that began before the segment was lost and ended behind it.
         assert_eq!(spans(vec![reach(1, 4, Some(GAP)), reach(4, 9, None)])[0].gap, None);
+    }
+
+    #[test]
+    fn a_base_backup_that_has_just_ended_leaves_the_window_whole() {
+        // It ended after the last write to its own log, which is all that is stored.
+        let just_ended = |at: u32, log: u32| Reached { last: reach(0, log, None).last, ..reach(at, at, None) };
+        assert_eq!(spans(vec![reach(1, 7, None), just_ended(8, 7)]), [span(1, 7, 2, None)]);
+        assert_eq!(spans(vec![just_ended(9, 7), reach(1, 7, None), just_ended(8, 7)]), [span(1, 7, 3, None)]);
+        assert_eq!(spans(vec![just_ended(8, 7)]), [span(8, 8, 1, None)], "alone it is all there is");
+        let behind_a_gap = spans(vec![reach(1, 4, Some(GAP)), just_ended(8, 7)]);
+        assert_eq!(behind_a_gap, [span(1, 4, 1, Some(GAP)), span(8, 8, 1, None)]);
+        // As where a successor by pg_upgrade begins: the end of the old log is no gap, and nothing leads over it.
+        assert_eq!(spans(vec![reach(1, 6, None), just_ended(8, 7)]).len(), 2);
+        let behind_both = spans(vec![reach(1, 4, Some(GAP)), reach(6, 7, None), just_ended(8, 7)]);
+        assert_eq!(behind_both, [span(1, 4, 1, Some(GAP)), span(6, 7, 2, None)]);
     }
 
     #[test]

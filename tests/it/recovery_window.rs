@@ -37,6 +37,35 @@ fn status_leads_with_the_window_and_its_ends_can_be_restored() {
 }
 
 #[test]
+fn a_second_base_backup_leaves_the_window_whole() {
+    let desk = archive::desk();
+    ledger(&desk);
+    backup(&desk);
+    let row = commit(&desk, 1);
+    switch(&desk);
+    let window = || {
+        let told = desk.json(3, &["status"]);
+        let spans = told["recovery"]["windows"][0]["spans"].as_array().unwrap().clone();
+        assert_eq!(spans.len(), 1, "{told}");
+        let of = |name: &str| spans[0][name].as_str().unwrap().to_owned();
+        let (from, until) = (of("from"), of("until"));
+        let headline = told["headline"].as_str().unwrap();
+        assert!(headline.starts_with(&format!("You can restore to any moment from {from} to {until}.")), "{headline}");
+        (from, until, spans[0]["backups"].as_u64().unwrap())
+    };
+    let (first, before, _) = window();
+    // Nothing is written after it: its own log is the newest that is stored.
+    backup(&desk);
+    let (from, until, backups) = window();
+    assert_eq!((&from, backups), (&first, 2));
+    assert!(until > before && row.at < until, "{before} {until}");
+    let to = crate::recover::place(&desk, "c").display().to_string();
+    for moment in [&from, &row.at, &until] {
+        desk.json(0, &["restore", "--to", &to, "--target-time", moment, "--plan"]);
+    }
+}
+
+#[test]
 fn f57_a_gap_shortens_the_window_until_a_new_base_backup_leads_on() {
     let desk = archive::desk();
     ledger(&desk);

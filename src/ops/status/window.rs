@@ -7,7 +7,7 @@ use crate::catalog::{Artifact, CatalogError, Inventory, Repository};
 use crate::model::failure::with_causes;
 use crate::model::lsn::Timeline;
 use crate::model::outcome::{Finding, Severity};
-use crate::model::window::{RecoveryStatus, WindowSpan, WindowStatus, spans};
+use crate::model::window::{RecoveryStatus, WindowStatus, spans};
 use crate::steps::wal::Archive;
 
 /// Works the windows out, of the repositories that could be read and whose log can be believed. `local_durable` says that
@@ -64,7 +64,7 @@ async fn windows(
                 continue;
             }
             if let Some(reach) = archive.reach(repository, manifest, timeline, now).await? {
-                reaches.push(WindowSpan { from: reach.from, until: reach.until, backups: 1, gap: reach.gap });
+                reaches.push(reach.reached());
             }
         }
         let spans = spans(reaches);

@@ -19,6 +19,7 @@ use crate::model::manifest::Manifest;
 use crate::model::timeline::TimelineHistory;
 use crate::model::wal::{SegmentName, SegmentSize, WalFile};
 use crate::model::wal_retention::{Place, Timelines};
+use crate::model::window::Reached;
 
 /// What a repository holds of the WAL.
 #[derive(Clone, Debug, Default)]
@@ -48,6 +49,13 @@ pub struct Reach {
     pub segments: u64,
     /// The segment that is missing although later ones are there.
     pub gap: Option<SegmentName>,
+}
+
+impl Reach {
+    /// The moments, to be joined with those of others.
+    pub fn reached(&self) -> Reached {
+        Reached { from: self.from, until: self.until, last: self.last, gap: self.gap }
+    }
 }
 
 impl Archive {
