@@ -63,6 +63,10 @@ fn a_second_base_backup_leaves_the_window_whole() {
     for moment in [&from, &row.at, &until] {
         desk.json(0, &["restore", "--to", &to, "--target-time", moment, "--plan"]);
     }
+    let beyond = until.parse::<chrono::DateTime<chrono::Utc>>().unwrap() + chrono::TimeDelta::days(365);
+    let refused = desk.json(14, &["restore", "--to", &to, "--target-time", &beyond.to_rfc3339(), "--plan"]);
+    let said = refused["error"]["message"].as_str().unwrap();
+    assert!(said.ends_with(&format!("any moment from {from} to {until}")), "{said}");
 }
 
 #[test]
@@ -103,6 +107,14 @@ fn f57_a_gap_shortens_the_window_until_a_new_base_backup_leads_on() {
     assert_eq!(spans.len(), 2, "{told}");
     let from = spans[1]["from"].as_str().unwrap();
     assert!(told["headline"].as_str().unwrap().contains(&format!("any moment from {from}")), "{told}");
+    let until = spans[0]["until"].as_str().unwrap().parse::<chrono::DateTime<chrono::Utc>>().unwrap();
+    let between = (until + chrono::TimeDelta::milliseconds(12)).to_rfc3339();
+    let to = crate::recover::place(&desk, "c").display().to_string();
+    let refused = desk.json(14, &["restore", "--to", &to, "--target-time", &between, "--plan"]);
+    let said = refused["error"]["message"].as_str().unwrap();
+    let before =
+        format!("to {} (then the segment {lost} is missing) and from {from} to ", spans[0]["until"].as_str().unwrap());
+    assert!(said.contains(&before), "{said}");
 }
 
 #[test]

@@ -9,6 +9,7 @@ use crate::model::failure::{Failure, FailureKind, with_causes};
 use crate::model::lsn::Timeline;
 use crate::model::wal::Asked;
 use crate::ops::Setting;
+use crate::ops::recover::refusal::outside_window;
 use crate::ops::recover::target::Target;
 use crate::ops::recover::{Doors, Options};
 use crate::steps::wal::{Archive, Reach};
@@ -149,7 +150,7 @@ struct Search<'a> {
 impl Search<'_> {
     /// The newest base backup that can serve the target; for a target whose place is not known, the oldest.
     async fn find(self) -> Result<Plan, Failure> {
-        let mut reaches: Vec<Reach> = Vec::new();
+        let mut reaches: Vec<(Timeline, Reach)> = Vec::new();
         let unknown = matches!(self.options.target, Target::Transaction(_) | Target::Name(_));
         let order: Vec<&Artifact> =
             if unknown { self.bases.iter().collect() } else { self.bases.iter().rev().collect() };
@@ -165,10 +166,10 @@ impl Search<'_> {
                 if self.serves(&reach, base) {
                     return self.plan(artifact, base, (timeline, reach), &timelines, unknown);
                 }
-                reaches.push(reach);
+                reaches.push((timeline, reach));
             }
         }
-        Err(self.refuse(&reaches))
+        Err(outside_window(&self.options.target, &self.repository.name, &reaches, self.now))
     }
 
     fn serves(&self, reach: &Reach, base: &BaseRecord) -> bool {
@@ -223,36 +224,5 @@ impl Search<'_> {
             asked: Asked::All,
             notes,
         })
-    }
-
-    fn refuse(&self, reaches: &[Reach]) -> Failure {
-        let target = &self.options.target;
-        let name = &self.repository.name;
-        let show = |instant: DateTime<Utc>| instant.to_rfc3339_opts(SecondsFormat::Micros, true);
-        let (Some(from), Some(until)) = (reaches.iter().map(|r| r.from).min(), reaches.iter().map(|r| r.until).max())
-        else {
-            let message = format!("restore to {target}: no base backup in repository {name} has its log there");
-            return Failure::new(FailureKind::OutsideWindow, message).hint(
-                "`dbagent wal list` shows which segments are stored; `dbagent job run base` makes a new base backup.",
-            );
-        };
-        let gap = reaches.iter().filter_map(|reach| Some((reach.until, reach.gap?))).max_by_key(|(until, _)| *until);
-        let message = format!(
-            "restore to {target} from repository {name}: it can be restored to any moment from {} to {}",
-            show(from),
-            show(until)
-        );
-        match gap {
-            Some((last, segment)) => {
-                let message = format!(
-                    "{message}; the segment {segment} is missing, and the last moment before it is {}",
-                    show(last)
-                );
-                Failure::new(FailureKind::OutsideWindow, message)
-                    .hint("Look for the segment in the server's pg_wal; `dbagent wal push` stores it.")
-            }
-            None => Failure::new(FailureKind::OutsideWindow, message)
-                .hint("Choose a moment within it; --latest restores everything that is archived."),
-        }
     }
 }

@@ -8,6 +8,7 @@ mod choose;
 mod configure;
 mod directory;
 mod files;
+mod refusal;
 mod start;
 mod target;
 mod unpack;
