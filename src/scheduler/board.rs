@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use crate::catalog::history::{Interruption, Past};
+use crate::catalog::history::{Interruption, Past, RecordedFailure};
 use crate::model::failure::{Failure, FailureKind};
 use crate::model::id::RunId;
 use crate::model::outcome::Outcome;
@@ -28,6 +28,8 @@ pub(super) struct Board {
     fencing_token: Option<u64>,
     /// On which side of a replication it leads, if it does.
     side: Side,
+    /// Why it does not lead, where that is not because another does.
+    apart: Option<RecordedFailure>,
     drain: Option<Drain>,
 }
 
@@ -41,7 +43,8 @@ struct Drain {
 impl Board {
     /// A board without jobs, of an agent that does not lead.
     pub(super) fn new(limits: Limits, random: fn() -> f64) -> Self {
-        Self { limits, random, places: BTreeMap::new(), fencing_token: None, side: Side::Primary, drain: None }
+        let side = Side::Primary;
+        Self { limits, random, places: BTreeMap::new(), fencing_token: None, side, apart: None, drain: None }
     }
 
     /// Replaces the jobs. Runs go on; what the history remembers of a job that is new here is `past`.
@@ -123,8 +126,7 @@ impl Board {
                 .hint("See `dbagent job list` for the names of the jobs."));
         };
         let Some(fencing_token) = self.fencing_token else {
-            return Err(refused(FailureKind::LockHeld, "another agent leads")
-                .hint("Ask the agent that leads; `dbagent status` names it."));
+            return Err(self.does_not_lead(job));
         };
         if place.job.side != self.side {
             let why = format!("it is done on {}, and this agent's server is {}", place.job.side, self.side);
@@ -134,6 +136,18 @@ impl Board {
         let mut actions = Vec::new();
         let run = place.begin_manual(fencing_token, now, &mut actions)?;
         Ok((run, actions))
+    }
+
+    fn does_not_lead(&self, job: &str) -> Failure {
+        let Some(RecordedFailure { kind, message, hint }) = &self.apart else {
+            return Failure::new(FailureKind::LockHeld, format!("run job {job}: another agent leads"))
+                .hint("Ask the agent that leads; `dbagent status` names it.");
+        };
+        let failure = Failure::new(*kind, format!("run job {job}: {message}"));
+        match hint {
+            Some(hint) => failure.hint(hint),
+            None => failure,
+        }
     }
 
     /// Takes note that the task of `run` came to its end with `result`.
@@ -155,7 +169,11 @@ impl Board {
         let mut actions = Vec::new();
         let (fencing_token, side) = match leadership {
             Leadership::Leader { fencing_token, side, .. } => (Some(*fencing_token), *side),
-            Leadership::Follower => (None, self.side),
+            Leadership::Follower | Leadership::Apart(_) => (None, self.side),
+        };
+        self.apart = match leadership {
+            Leadership::Apart(why) => Some(why.clone()),
+            Leadership::Leader { .. } | Leadership::Follower => None,
         };
         for place in self.places.values_mut().filter(|place| place.is_led_by_another(fencing_token)) {
             let drop_at = now.steady + self.limits.cancel_grace;

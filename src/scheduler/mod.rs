@@ -14,7 +14,7 @@ use serde::Serialize;
 use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 
-use crate::catalog::history::RunRecord;
+use crate::catalog::history::{RecordedFailure, RunRecord};
 use crate::model::event::Events;
 use crate::model::failure::Failure;
 use crate::model::id::{ArtifactId, RunId};
@@ -117,8 +117,10 @@ pub enum Leadership {
         /// this agent's own history says.
         handled: BTreeMap<String, DateTime<Utc>>,
     },
-    /// It waits.
+    /// It waits: another leads.
     Follower,
+    /// It waits, and why; whether another leads is not known.
+    Apart(RecordedFailure),
 }
 
 /// What the agent can be asked while it runs.

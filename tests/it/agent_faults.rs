@@ -140,6 +140,26 @@ fn f10_a_leader_whose_session_is_cut_knows_it_before_anybody_else_leads() {
 }
 
 #[test]
+fn an_agent_without_its_server_does_not_say_that_another_leads() {
+    let mut desk = Desk::new();
+    let mut agent = RunningAgent::start_leading(desk.command(&["run"]));
+    desk.site.server.stop();
+    agent.follows();
+    agent.says("cannot be reached to take the leadership");
+    let refused = desk.json(1, &["job", "run", "full"]);
+    let (said, hint) = (&refused["error"]["message"], &refused["error"]["hint"]);
+    assert!(
+        said.as_str().unwrap().contains("PostgreSQL cannot be reached to take the leadership: connect to"),
+        "{said}"
+    );
+    assert!(!refused.to_string().contains("another agent"), "{refused}");
+    assert!(hint.as_str().unwrap().contains("check that PostgreSQL runs"), "{hint}");
+    drop(agent);
+    let refused = desk.json(1, &["job", "run", "full"]);
+    assert_eq!(&refused["error"]["hint"], hint, "as without an agent: {refused}");
+}
+
+#[test]
 fn f10_a_job_run_by_hand_that_loses_the_lock_at_its_commit_commits_nothing() {
     assert!(f10_cut_at_the_commit(false, CUT_THE_LEADER).contains("leadership"));
 }

@@ -6,7 +6,7 @@ use std::sync::atomic::Ordering;
 use dbagent::catalog::history::{Filter, Interruption, Remembered, RunResult, SkipReason, SkipRecord, Trigger, read};
 use dbagent::host::clock::Clock;
 use dbagent::model::event::Event;
-use dbagent::model::failure::FailureKind;
+use dbagent::model::failure::{Failure, FailureKind};
 use dbagent::model::outcome::{Outcome, RepositoryOutcome, Verdict};
 use dbagent::model::side::Side;
 use dbagent::scheduler::{AgentEvent, CatchUp, Command, Job, Leadership, RetryPolicy};
@@ -284,6 +284,27 @@ async fn f10_whoever_gives_out_leadership_is_gone_and_nothing_begins() {
     drop(std::mem::replace(&mut agent.leadership, unused));
     agent.advance_to("2026-03-10T03:00:00Z").await;
     assert!(agent.nothing_begins().await);
+}
+
+#[tokio::test]
+async fn why_a_job_cannot_be_run_by_hand_is_what_is_so() {
+    let machine = Machine::at(DAYBREAK);
+    let agent = machine.start_as(Leadership::Follower, vec![job("full", "0 * * * *")]);
+    let refused = async || {
+        let (answer, answered) = tokio::sync::oneshot::channel();
+        agent.commands.send(Command::Run { job: "full".into(), answer }).await.unwrap();
+        answered.await.unwrap().unwrap_err()
+    };
+    let failure = refused().await;
+    assert_eq!((failure.kind, failure.message.as_str()), (FailureKind::LockHeld, "run job full: another agent leads"));
+    let why = Failure::new(FailureKind::Authentication, "the login is refused").hint("Look.");
+    agent.leadership.send(Leadership::Apart((&why).into())).unwrap();
+    let failure = refused().await;
+    assert_eq!(failure.kind, FailureKind::Authentication);
+    let said = (failure.message.as_str(), failure.hint.as_deref());
+    assert_eq!(said, ("run job full: the login is refused", Some("Look.")));
+    agent.leadership.send(Leadership::Follower).unwrap();
+    assert_eq!(refused().await.kind, FailureKind::LockHeld);
 }
 
 #[tokio::test]

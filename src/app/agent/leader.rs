@@ -15,6 +15,7 @@ use crate::app::App;
 use crate::app::agent::Current;
 use crate::catalog::history::{self, Filter, Remembered};
 use crate::catalog::{Inventory, Unsigned};
+use crate::model::failure::{Failure, FailureKind};
 use crate::model::id::RunId;
 use crate::model::side::Side;
 use crate::model::verb::Verb;
@@ -24,47 +25,76 @@ use crate::scheduler::Leadership;
 /// How often the lock is tried for.
 const EVERY: Duration = Duration::from_secs(5);
 
+/// What helps against what passes.
+const AGAIN: &str = "The agent tries again every few seconds; run the job again then.";
+
 /// How long the repositories may take to say what earlier leaders did.
 const LOOK: Duration = Duration::from_secs(60);
 
 /// Tries to lead for ever, and tells `leadership` how it stands. `refused` tells which leadership a repository refused.
 pub(super) async fn lead(current: Current, leadership: watch::Sender<Leadership>, mut refused: watch::Receiver<u64>) {
     let app = current.read().unwrap_or_else(PoisonError::into_inner).clone();
-    let mut complained = false;
     loop {
         match try_once(&app).await {
-            Ok(Some(mut lock)) => {
-                complained = false;
+            Ok(mut lock) => {
                 let side = lock.side();
                 let lost = tokio::select! {
                     lost = lock.lost(app.clock.as_ref()) => lost,
                     refused = take_over(&current, side, &leadership, &mut refused) => refused,
                 };
-                leadership.send_replace(Leadership::Follower);
+                let why = Failure::new(FailureKind::Failed, format!("this agent has just lost the leadership: {lost}"));
+                leadership.send_replace(apart(&why.hint(AGAIN)));
                 tracing::warn!(error = lost, "leads no longer");
             }
-            Ok(None) if !complained => {
-                tracing::info!("another agent leads this cluster; waiting");
-                complained = true;
-            }
-            Ok(None) => {}
-            Err(error) if !complained => {
-                tracing::warn!(error, "cannot reach PostgreSQL to lead; trying on");
-                complained = true;
-            }
-            Err(_) => {}
+            Err(standing) => wait(&leadership, standing),
         }
         app.clock.sleep(EVERY).await;
     }
 }
 
-async fn try_once(app: &App) -> Result<Option<LeaderLock>, String> {
-    let connection = app.connection(Verb::Check, None).map_err(|failure| failure.full_message())?;
+/// How an agent stands that has not tried yet.
+pub(super) fn beginning() -> Leadership {
+    apart(&Failure::new(FailureKind::Failed, "this agent has just begun and does not lead yet").hint(AGAIN))
+}
+
+fn apart(why: &Failure) -> Leadership {
+    Leadership::Apart(why.into())
+}
+
+/// Does not lead; what is so for the second time is not told again.
+fn wait(leadership: &watch::Sender<Leadership>, standing: Leadership) {
+    if *leadership.borrow() == standing {
+        return;
+    }
+    match &standing {
+        Leadership::Apart(why) => tracing::warn!(error = why.message, "does not lead; trying on"),
+        _ => tracing::info!("another agent leads this cluster; waiting"),
+    }
+    leadership.send_replace(standing);
+}
+
+/// The lock, or how it stands without.
+async fn try_once(app: &App) -> Result<LeaderLock, Leadership> {
+    let unreached = |failure: Failure| {
+        let message = format!("PostgreSQL cannot be reached to take the leadership: {}", failure.full_message());
+        apart(&Failure::new(failure.kind, message).hint(failure.hint.unwrap_or_else(|| AGAIN.to_owned())))
+    };
+    let connection = app.connection(Verb::Check, None).map_err(unreached)?;
     // An agent of a standby has something to do only where the plan says so.
     let on_standby =
         app.plan().is_ok_and(|plan| plan.job.values().any(|job| job.enabled && job.side() == Side::Standby));
     let attempt = LeaderLock::take(&connection, &app.loaded.config.cluster, on_standby).await;
-    attempt.map(|attempt| attempt.lock).map_err(|error| error.full_message())
+    let attempt = attempt.map_err(|error| unreached(error.into()))?;
+    attempt.lock.ok_or_else(|| match attempt.side {
+        Side::Standby if !on_standby => apart(
+            &Failure::new(
+                FailureKind::LockHeld,
+                "this agent's server is a standby, and no job of the plan is done on one",
+            )
+            .hint("Run it on the primary's host, or change `source` of the job in the plan."),
+        ),
+        _ => Leadership::Follower,
+    })
 }
 
 /// Leads from now on, knowing what earlier leaders did. Ends only when a repository has seen a later leadership: whoever

@@ -24,7 +24,7 @@ use crate::app::App;
 use crate::catalog::history::{History, HistoryLimits};
 use crate::host::{FileLock, LockError, durable};
 use crate::model::failure::{Failure, FailureKind};
-use crate::scheduler::{self, Agent, Doors, Leadership, Limits};
+use crate::scheduler::{self, Agent, Doors, Limits};
 
 pub use client::{AgentClient, Answer};
 pub use jobs::unbuilt;
@@ -86,7 +86,7 @@ pub async fn run(app: App) -> Result<(), Failure> {
     jobs::warn_unbuilt(&app)?;
     let (commands, waiting) = mpsc::channel(WAITING_COMMANDS);
     let (events, told) = mpsc::unbounded_channel();
-    let (leadership, led) = watch::channel(Leadership::Follower);
+    let (leadership, led) = watch::channel(leader::beginning());
     let (deposed, refused) = watch::channel(0);
     let current: Current = Arc::new(RwLock::new(app.clone()));
     let checking = tokio::spawn(golden::check(current.clone(), led.clone()));
