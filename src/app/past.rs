@@ -39,6 +39,25 @@ impl App {
         Ok(PastDoors { recover: self.recover_doors(only, jobs).await?, restore })
     }
 
+    /// Refuses at once what [`App::restore_past_table`] would refuse in the end. Gives what starts the copy.
+    pub async fn require_past_table(
+        &self,
+        plan: &Plan,
+        table: &TableOptions,
+        doors: &PastDoors,
+    ) -> Result<recover::Starter, Failure> {
+        let live = &doors.restore.connection;
+        restore::require_possible(table, &doors.restore).await?;
+        let starter = recover::Starter {
+            user: live.user().to_owned(),
+            // The one that every cluster has.
+            database: "template1".to_owned(),
+            ..self.starter(plan).await?
+        };
+        recover::require_aside(plan, &doors.restore.scratch_directory, live).await?;
+        Ok(starter)
+    }
+
     /// Recovers what `plan` says, as `options` say, in the scratch directory, and restores a table from there.
     pub async fn restore_past_table(
         &self,
@@ -48,16 +67,9 @@ impl App {
         doors: &PastDoors,
         setting: &Setting,
     ) -> Result<PastRestored, Failure> {
+        let starter = self.require_past_table(plan, table, doors).await?;
         let live = &doors.restore.connection;
         let directory = &doors.restore.scratch_directory;
-        restore::require_possible(table, &doors.restore).await?;
-        let starter = recover::Starter {
-            user: live.user().to_owned(),
-            // The one that every cluster has.
-            database: "template1".to_owned(),
-            ..self.starter(plan).await?
-        };
-        recover::require_aside(plan, directory, live).await?;
         let aside = recover::aside(plan, options, directory, &doors.recover, &starter, setting).await?;
         self.remember_pace(plan, &aside.restored, Some(&aside.started));
         let began = setting.clock.monotonic();

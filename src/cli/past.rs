@@ -23,8 +23,12 @@ pub async fn run(app: &App, arguments: &Restore, output: &Output) -> Result<Code
     let doors = app.past_doors(arguments.repository.as_deref(), arguments.jobs).await?;
     let plan = recover::plan(&target, &doors.recover, &setting).await?;
     if table.plan_only && matches!(table.mode, TableMode::Beside(_)) {
-        output.result(&json!({"plan": plan_json(app, &plan, &target)}), || plan_text(app, &plan, &target));
-        return Ok(0);
+        let possible = async {
+            app.require_past_table(&plan, &table, &doors).await?;
+            recover::require_openable(&plan, &doors.recover, &setting).await
+        };
+        let planned = json!({"plan": plan_json(app, &plan, &target)});
+        return restore::show_plan(possible.await, &planned, plan_text(app, &plan, &target), output);
     }
     output.talk(&plan_text(app, &plan, &target));
     let planned = plan_json(app, &plan, &target);

@@ -28,8 +28,12 @@ pub async fn run(app: &App, arguments: &Restore, output: &Output) -> Result<Code
     let doors = app.recover_doors(arguments.repository.as_deref(), arguments.jobs).await?;
     let plan = recover::plan(&options, &doors, &setting).await?;
     if arguments.consent.plan {
-        output.result(&json!({"plan": plan_json(app, &plan, &options)}), || plan_text(app, &plan, &options));
-        return Ok(0);
+        let possible = async {
+            recover::require_possible(&plan, &options, &doors, &setting).await?;
+            if arguments.start { app.starter(&plan).await.map(|_| ()) } else { Ok(()) }
+        };
+        let planned = json!({"plan": plan_json(app, &plan, &options)});
+        return restore::show_plan(possible.await, &planned, plan_text(app, &plan, &options), output);
     }
     output.talk(&plan_text(app, &plan, &options));
     let planned = plan_json(app, &plan, &options);

@@ -51,6 +51,7 @@ fn wanted(arguments: &Restore) -> Result<Wanted, Failure> {
         database: arguments.database.clone(),
         table: table.map_err(|error| Failure::new(FailureKind::Usage, error.to_string()))?,
         accept_unsigned: arguments.accept_unsigned,
+        plan_only: arguments.consent.plan,
     })
 }
 
@@ -89,11 +90,9 @@ async fn restore_database(
     let choice = restore::choose(wanted, doors, setting).await?;
     told(&choice, output);
     if arguments.consent.plan {
-        let manifest = choice.manifest();
-        let rows: u64 = manifest.tables.iter().filter_map(|table| table.content).map(|content| content.rows).sum();
-        let text = format!("would restore {rows} rows of {} tables into the database {target}", manifest.tables.len());
-        output.result(&json!({"would_restore": {"backup": manifest.id, "rows": rows, "database": target}}), || text);
-        return Ok(0);
+        let possible = choice.require_openable(doors, setting).await;
+        let (planned, text) = database_plan(&choice, &target)?;
+        return show_plan(possible, &planned, text, output);
     }
     let options =
         DatabaseOptions { to_database: Some(target), replace: arguments.replace, no_owner: arguments.no_owner };
@@ -103,6 +102,37 @@ async fn restore_database(
     let chain = app.chain_after_restore(&back, setting).await;
     show(&restored, Some(&chain), output);
     Ok(code_of(Some(&chain)))
+}
+
+/// What would be in the database.
+fn database_plan(choice: &Choice, target: &str) -> Result<(serde_json::Value, String), Failure> {
+    let manifest = choice.manifest();
+    let (rows, uncounted) = choice.rows()?;
+    let about = if uncounted.is_empty() { "" } else { "about " };
+    let tables = manifest.tables.len();
+    let told = format!("would restore {about}{rows} rows of {tables} tables into the database {target}");
+    let lines = uncounted.iter().map(|table| format!("  not counted by its newest increment: {table}"));
+    let text = std::iter::once(told).chain(lines).collect::<Vec<_>>().join("\n");
+    let planned = json!({"backup": manifest.id, "rows": rows, "not_exact": uncounted, "database": target});
+    Ok((json!({"would_restore": planned}), text))
+}
+
+/// A plan, and where it cannot be carried out the failure that would come of it: whoever reads only the exit code must not
+/// take it for possible.
+pub(super) fn show_plan(
+    possible: Result<(), Failure>,
+    planned: &serde_json::Value,
+    text: String,
+    output: &Output,
+) -> Result<Code, Failure> {
+    match possible {
+        Ok(()) => output.result(planned, || text),
+        Err(failure) => {
+            output.talk(&text);
+            return Err(failure);
+        }
+    }
+    Ok(0)
 }
 
 async fn restore_table(
@@ -124,14 +154,14 @@ async fn restore_table(
             let from = format!("from the backup {}", choice.artifact.name);
             let chain = chain_of_table(app, (&restored, &options.mode), (doors, state), &from, setting).await;
             show(&restored, chain.as_ref(), output);
-            return Ok(code_of(chain.as_ref()).max(code_of_table(&restored)));
+            Ok(code_of(chain.as_ref()).max(code_of_table(&restored)))
         }
         (None, Some(plan)) => {
-            output.result(&plan_json(&plan), || plan_text(&plan, &options.mode, "the backup"));
+            let possible = choice.require_openable(doors, setting).await;
+            show_plan(possible, &plan_json(&plan), plan_text(&plan, &options.mode, "the backup"), output)
         }
-        (None, None) => {}
+        (None, None) => Ok(0),
     }
-    Ok(0)
 }
 
 fn put_back(database: String, state: Option<DateTime<Utc>>, from: &str) -> PutBack {

@@ -25,6 +25,8 @@ pub struct Lineage {
     pub origin_sum: TableSum,
     /// Whether every increment since then read all its rows.
     pub exact: bool,
+    /// How many rows it has, as the last artifact that counted them says: one that is not exact does not.
+    pub rows: u64,
 }
 
 /// A chain that does not say where a relation's rows are.
@@ -53,10 +55,17 @@ pub fn has_rows(record: &TableRecord) -> bool {
     record.content.is_some() || record.change.is_some()
 }
 
+/// How many rows the relation of `record` had, where its artifact counted them.
+fn rows_counted(record: &TableRecord) -> Option<u64> {
+    let known = || record.content.map(|content| content.rows).or_else(|| Some(record.change.as_ref()?.rows));
+    is_exact(record).then(known).flatten()
+}
+
 fn lineage(chain: &[&Manifest], last: &TableRecord) -> Result<Lineage, BrokenLineage> {
-    let mut exact = true;
+    let (mut exact, mut counted) = (true, None);
     for (at, manifest) in chain.iter().enumerate().rev() {
         let Some(record) = manifest.tables.iter().find(|record| record.oid == last.oid) else { break };
+        counted = counted.or_else(|| rows_counted(record));
         let all_rows = match &record.change {
             Some(ChangeRecord { whole: Some(_), stored, .. }) => Some(*stored),
             Some(_) => None,
@@ -64,7 +73,8 @@ fn lineage(chain: &[&Manifest], last: &TableRecord) -> Result<Lineage, BrokenLin
         };
         if let Some(origin_sum) = all_rows {
             let origin_table = record.table.clone();
-            return Ok(Lineage { oid: last.oid, record: last.clone(), origin: at, origin_table, origin_sum, exact });
+            let (record, rows) = (last.clone(), counted.unwrap_or(origin_sum.rows));
+            return Ok(Lineage { oid: last.oid, record, origin: at, origin_table, origin_sum, exact, rows });
         }
         exact &= is_exact(record);
     }

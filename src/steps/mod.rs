@@ -25,6 +25,7 @@ pub mod seal;
 mod setting;
 pub mod signed;
 pub mod thaw;
+pub mod unlock;
 pub mod wal;
 
 pub use setting::Setting;

@@ -239,6 +239,11 @@ async fn what_need_not_be_exact_is_read_by_time_and_says_so_everywhere() {
     let change = record(&site, "log").await.change.unwrap();
     // Those of the hour before the parent, the new one and the changed one.
     assert_eq!((change.stored.rows, change.since.unwrap().column.as_str()), (7, "at"));
+    let look = Wanted { plan_only: true, ..site.wanted(None) };
+    let looked = dbagent::ops::restore::choose(&look, &site.restore_doors(), &site.setting()).await.unwrap();
+    let (rows, uncounted) = looked.rows().unwrap();
+    assert_eq!(rows, 500 + 2992 + 4000 + 50 + 100, "of the log as many as were counted last");
+    assert_eq!(uncounted.iter().map(ToString::to_string).collect::<Vec<_>>(), ["public.log"]);
     let restored = site.restore_database("copy").await.unwrap();
     assert_eq!(restored.inexact.iter().map(ToString::to_string).collect::<Vec<_>>(), ["public.log"]);
     let query = "SELECT string_agg(id || note, ' ' ORDER BY id) FROM log WHERE id IN (7, 50, 90, 101)";

@@ -92,6 +92,7 @@ mod recover_table;
 mod recover_targets;
 mod recovery_window;
 mod restore_database;
+mod restore_plan;
 mod restore_table;
 mod retention;
 mod retention_wal;

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use serde_json::Value;
 
 use crate::base_backup::backup;
+use crate::base_expiry::leases;
 use crate::cli::Desk;
 use crate::stage::archive::{self, switch};
 
@@ -290,6 +291,35 @@ fn told_to_stop_it_changes_nothing_and_leaves_nothing() {
     }
     drop(holder);
     assert_eq!(desk.site.ask(CUSTOMERS), damaged);
+}
+
+/// A copy that is removed needs no lease any more.
+#[test]
+fn told_to_stop_on_the_way_to_the_moment_it_leaves_no_lease() {
+    let (desk, scratch) = desk();
+    let at = moment(&desk);
+    accident(&desk);
+    for signal in [rustix::process::Signal::INT, rustix::process::Signal::TERM] {
+        let running = desk
+            .command(&["restore", "--target-time", &at, "--table", "customers"])
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let deadline = Instant::now() + PATIENCE;
+        while leases(&desk).is_empty() {
+            assert!(Instant::now() < deadline, "it never leased its backup");
+            std::thread::sleep(Duration::from_millis(2));
+        }
+        rustix::process::kill_process(rustix::process::Pid::from_child(&running), signal).unwrap();
+        let ended = running.wait_with_output().unwrap();
+        let told = String::from_utf8_lossy(&ended.stderr);
+        assert_eq!(ended.status.code(), Some(1), "{told}");
+        assert!(told.contains("told to stop") && told.contains("The copy is removed"), "{told}");
+        await_nothing_left(&scratch);
+        assert_eq!(leases(&desk), Vec::<PathBuf>::new(), "{told}");
+    }
+    assert_eq!(desk.site.ask("SELECT to_regclass('customers_restored') IS NULL"), "t");
 }
 
 struct Held(Child);

@@ -220,6 +220,7 @@ impl<'a> Tour<'a> {
             database: Some(DATABASE.to_owned()),
             table: table.map(name_of).transpose()?,
             accept_unsigned: false,
+            plan_only: false,
         };
         let choice = restore::choose(&wanted, &doors, &setting).await?;
         Ok((choice, doors, setting))

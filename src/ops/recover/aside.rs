@@ -14,7 +14,7 @@ use crate::model::failure::{Failure, FailureKind};
 use crate::ops::Setting;
 use crate::ops::recover::directory::{TablespaceMap, require_room};
 use crate::ops::recover::start::{Started, Starter, start};
-use crate::ops::recover::{Action, Doors, Options, Plan, Restored, restore};
+use crate::ops::recover::{Action, Doors, Options, Plan, Restored, release, restore_leasing};
 use crate::postgres::{Connection, base_backup};
 use crate::steps::scratch::server_user;
 
@@ -114,8 +114,9 @@ pub async fn aside(
     require_fetch(plan, &place, doors, setting).await?;
     let settings = SETTINGS.map(|(name, value)| (name, value.to_owned())).to_vec();
     let starter = Starter { settings, ..starter.clone() };
+    let mut leases = Vec::new();
     let made = async {
-        let restored = restore(plan, &options, doors, setting).await?;
+        let restored = restore_leasing(plan, &options, doors, &mut leases, setting).await?;
         let started = start(plan, &options, &restored, &starter, setting).await?;
         pass(FailPoint::RecoverAside)?;
         Ok::<_, Failure>((restored, started))
@@ -123,6 +124,8 @@ pub async fn aside(
     match made.await {
         Ok((restored, started)) => Ok(Aside { place, restored, started }),
         Err(failure) => {
+            // Nobody goes on with a copy that is removed.
+            release(plan, &leases, setting).await;
             let hint = "The copy is removed with its log, and the live database was not touched. \
                 `dbagent restore --to DIRECTORY --start` makes one that stays, to look into.";
             Err(failure.hint(hint))

@@ -9,6 +9,7 @@ use crate::model::failure::{Failure, FailureKind, with_causes};
 use crate::model::lsn::Timeline;
 use crate::model::wal::Asked;
 use crate::ops::Setting;
+use crate::ops::recover::directory::tight;
 use crate::ops::recover::refusal::outside_window;
 use crate::ops::recover::target::Target;
 use crate::ops::recover::{Doors, Options};
@@ -54,6 +55,9 @@ pub async fn plan(options: &Options, doors: &Doors, setting: &Setting) -> Result
             Ok(mut plan) => {
                 plan.asked = asked(&plan, options, doors).await?;
                 plan.notes.extend(notes);
+                // A copy that has a place of its own gets it later.
+                let has_place = !options.to.as_os_str().is_empty() && !options.delta;
+                plan.notes.extend(has_place.then(|| tight(&plan, &options.to)).flatten());
                 return Ok(plan);
             }
             Err(failure) => {

@@ -71,20 +71,21 @@ impl Place {
             && !path.join(RESTORE_INCOMPLETE).exists()
     }
 
+    /// Refuses what must not be touched and what has no room, and writes nothing.
+    pub(super) fn require_possible(plan: &Plan, options: &Options) -> Result<(), Failure> {
+        look(plan, options).map(|_| ())
+    }
+
     /// Looks at what is there, refuses what must not be touched, and marks the directory.
     pub(super) fn prepare(plan: &Plan, options: &Options) -> Result<Self, Failure> {
         let root = options.to.clone();
-        let before = before(&root, plan, options)?;
+        let (before, tablespaces) = look(plan, options)?;
         let owner = owner(&root)?;
         let failed = |error: io::Error| {
             Failure::new(FailureKind::Failed, format!("use the directory {}", options.to.display())).because(error)
         };
-        let tablespaces = tablespaces(plan, options, matches!(before, Before::Nothing))?;
         files::make_directories(&root, owner).map_err(failed)?;
         files::set_mode(&root, 0o700).map_err(failed)?;
-        if matches!(before, Before::Nothing) {
-            require_room(&root, tablespaces.iter().map(|(_, path)| path.as_path()), plan)?;
-        }
         let control = root.join(CONTROL_FILE);
         if matches!(before, Before::Unfinished(_)) && control.exists() {
             // It died between its last two steps; the control file goes back to what it was.
@@ -178,6 +179,16 @@ fn unwritable(error: durable::FileError) -> Failure {
         .hint("Run it as a user that may write there; look at the room that is left.")
 }
 
+/// What is there before, and where tablespaces go. Errors where something must not be touched or has no room.
+fn look(plan: &Plan, options: &Options) -> Result<(Before, Vec<(Tablespace, PathBuf)>), Failure> {
+    let before = before(&options.to, plan, options)?;
+    let tablespaces = tablespaces(plan, options, matches!(before, Before::Nothing))?;
+    if matches!(before, Before::Nothing) {
+        require_room(&options.to, tablespaces.iter().map(|(_, path)| path.as_path()), plan)?;
+    }
+    Ok((before, tablespaces))
+}
+
 /// What is at `root` before.
 fn before(root: &Path, plan: &Plan, options: &Options) -> Result<Before, Failure> {
     let refuse =
@@ -266,6 +277,26 @@ pub(super) fn require_room<'p>(
     }
 }
 
+/// What a person should know where there is room for the files of `plan` in the directory, but perhaps none for its log. How
+/// much of the log lies there at once is the server's choice, so that this is no reason to refuse.
+pub(super) fn tight(plan: &Plan, root: &Path) -> Option<String> {
+    let free = Space::over(std::iter::once(root)).ok()?.free;
+    let log = plan.reach.segments.saturating_mul(plan.base.segment_bytes);
+    tight_for(free, plan.base.bytes, log)
+}
+
+fn tight_for(free: u64, files: u64, log: u64) -> Option<String> {
+    (free >= files && free - files < log).then(|| {
+        format!(
+            "{} are free, the files take {}, and the log to replay is {}: the server removes what it has replayed, but may \
+             need room for much of it",
+            ByteSize(free),
+            ByteSize(files),
+            ByteSize(log)
+        )
+    })
+}
+
 /// Root gives everything away, because PostgreSQL refuses to run as root: to whom the directory above belongs.
 fn owner(root: &Path) -> Result<Option<(u32, u32)>, Failure> {
     let user = scratch::server_user().map_err(|error| Failure::new(FailureKind::Failed, error.to_string()))?;
@@ -306,4 +337,17 @@ fn tablespaces(plan: &Plan, options: &Options, fresh: bool) -> Result<Vec<(Table
         placed.push((tablespace.clone(), path));
     }
     Ok(placed)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::tight_for;
+
+    #[test]
+    fn a_log_that_may_not_fit_beside_the_files_is_told() {
+        assert_eq!([tight_for(300, 100, 200), tight_for(99, 100, 200)], [None, None], "enough; refused already");
+        let told = tight_for(299, 100, 200).unwrap();
+        assert!(told.contains("299 B are free") && told.contains("the log to replay is 200 B"), "{told}");
+        assert!(tight_for(100, 100, u64::MAX).is_some());
+    }
 }

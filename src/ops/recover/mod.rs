@@ -23,6 +23,7 @@ use crate::model::lsn::Timeline;
 use crate::model::wal::Asked;
 use crate::ops::Setting;
 use crate::pipeline::openpgp::DecryptionKeys;
+use crate::steps::unlock;
 
 pub use crate::steps::wal::Reach;
 pub use aside::{Aside, aside, require_aside};
@@ -118,13 +119,38 @@ pub fn is_there(options: &Options) -> bool {
     options.if_empty && Place::is_whole(&options.to)
 }
 
-/// Carries `plan` out. The server is not started. The backups stay leased: recovery reads the log behind them.
+/// Refuses what [`restore`] would refuse in the end, as far as that shows without writing anything: the directory, the room
+/// for it, and whether the keys at hand open the backups.
+pub async fn require_possible(plan: &Plan, options: &Options, doors: &Doors, setting: &Setting) -> Result<(), Failure> {
+    Place::require_possible(plan, options)?;
+    require_openable(plan, doors, setting).await
+}
+
+/// Errors unless the keys at hand open the backups of `plan`.
+pub async fn require_openable(plan: &Plan, doors: &Doors, setting: &Setting) -> Result<(), Failure> {
+    unlock::require_openable(&plan.repository, &plan.chain, doors.keys.as_ref(), &setting.events).await
+}
+
+/// Carries `plan` out. The server is not started. The backups stay leased: recovery reads the log behind them, and a restore
+/// that did not end goes on with them.
 pub async fn restore(plan: &Plan, options: &Options, doors: &Doors, setting: &Setting) -> Result<Restored, Failure> {
+    restore_leasing(plan, options, doors, &mut Vec::new(), setting).await
+}
+
+/// The same; what was leased is in `leases` also when it fails.
+async fn restore_leasing(
+    plan: &Plan,
+    options: &Options,
+    doors: &Doors,
+    leases: &mut Vec<ObjectKey>,
+    setting: &Setting,
+) -> Result<Restored, Failure> {
+    unlock::require_keys(&plan.chain, doors.keys.as_ref())?;
     let clock = setting.clock.clone();
     let began = clock.monotonic();
     let place = Place::prepare(plan, options)?;
     pass(FailPoint::RecoverMarked)?;
-    let leases = leases(plan, setting).await;
+    lease(plan, leases, setting).await;
     setting.events.step(format!("restoring {} into {}", plan.artifact.name, options.to.display()));
     let unpack::Unpacked { files, bytes, kept } = unpack::unpack(plan, &place, options, doors, setting).await?;
     let fetched = clock.monotonic();
@@ -136,12 +162,13 @@ pub async fn restore(plan: &Plan, options: &Options, doors: &Doors, setting: &Se
     let done = clock.monotonic();
     let phases = vec![("fetch", (fetched - began).as_secs_f64()), ("settle", (done - fetched).as_secs_f64())];
     let (directory, whole, owner) = (options.to.clone(), place.done.is_empty(), place.owner());
+    let leases = leases.clone();
     Ok(Restored { directory, files, bytes, kept, whole, owner, phases, leases })
 }
 
 /// Ends the leases of a copy that needs its backups and their log no more.
-async fn release(plan: &Plan, restored: &Restored, setting: &Setting) {
-    for lease in &restored.leases {
+async fn release(plan: &Plan, leases: &[ObjectKey], setting: &Setting) {
+    for lease in leases {
         if let Err(error) = plan.repository.end_lease(lease).await {
             setting.events.note(format!("the lease {lease} stays until it ends by itself: {error}"));
         }
@@ -149,8 +176,7 @@ async fn release(plan: &Plan, restored: &Restored, setting: &Setting) {
 }
 
 /// A lease on each backup of the chain.
-async fn leases(plan: &Plan, setting: &Setting) -> Vec<ObjectKey> {
-    let mut leases = Vec::new();
+async fn lease(plan: &Plan, leases: &mut Vec<ObjectKey>, setting: &Setting) {
     for artifact in &plan.chain {
         match plan.repository.lease(artifact.manifest.id, setting.run, setting.clock.now()).await {
             Ok(lease) => leases.push(lease),
@@ -160,5 +186,4 @@ async fn leases(plan: &Plan, setting: &Setting) -> Vec<ObjectKey> {
             }
         }
     }
-    leases
 }

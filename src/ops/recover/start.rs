@@ -96,7 +96,7 @@ pub async fn start(
         copy.stop().await;
         return Err(failure);
     }
-    release(plan, restored, setting).await;
+    release(plan, &restored.leases, setting).await;
     Ok(started)
 }
 

@@ -45,6 +45,8 @@ pub struct Wanted {
     pub table: Option<TableName>,
     /// Take manifests that no trusted key signed; a person typed that.
     pub accept_unsigned: bool,
+    /// Only to see what would be done: nothing is written for it, no lease, and nothing archived is asked for.
+    pub plan_only: bool,
 }
 
 /// What a restore works with.

@@ -60,10 +60,10 @@ impl Rows<'_> {
     }
 
     /// How many rows there are, as far as that is known without bringing them.
-    pub(super) fn known(&self) -> u64 {
+    pub(super) fn known(&self) -> Result<u64, Failure> {
         match self {
             Self::Backup(table) => table.rows(),
-            Self::Past(table) => table.rows,
+            Self::Past(table) => Ok(table.rows),
         }
     }
 
@@ -151,12 +151,8 @@ impl<'a> BackupTable<'a> {
         Ok((Self { choice, records, sum }, Subject { table, columns, key: key.unwrap_or_default() }))
     }
 
-    fn rows(&self) -> u64 {
-        let rows = |record: &&TableRecord| match (&record.change, record.content) {
-            (Some(change), _) => change.rows,
-            (None, content) => content.unwrap_or_default().rows,
-        };
-        self.records.iter().map(rows).sum()
+    fn rows(&self) -> Result<u64, Failure> {
+        Ok(self.lineages()?.iter().map(|lineage| lineage.rows).sum())
     }
 
     /// What the chain makes of its relations.

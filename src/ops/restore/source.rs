@@ -8,14 +8,14 @@ use crate::catalog::{Artifact, Inventory, Repository, Selector, Unsigned, chain}
 use crate::host::Source;
 use crate::model::failure::{Failure, FailureKind};
 use crate::model::key::ObjectKey;
-use crate::model::lineage::{Lineage, lineages};
+use crate::model::lineage::{Lineage, inexact, lineages};
 use crate::model::manifest::{Manifest, ObjectRecord, ObjectRole};
-use crate::model::table::TableName;
+use crate::model::table::{QualifiedTable, TableName};
 use crate::model::verb::Verb;
 use crate::ops::Setting;
 use crate::ops::restore::{Doors, Wanted, coverage};
 use crate::pipeline::fetch;
-use crate::steps::{read_back, thaw};
+use crate::steps::{read_back, thaw, unlock};
 
 /// One verified copy of the backup that was meant.
 #[derive(Debug)]
@@ -30,7 +30,7 @@ pub struct Choice {
     leases: Vec<ObjectKey>,
 }
 
-/// Finds what `wanted` means, verifies a copy whole, and leases it.
+/// Finds what `wanted` means, verifies a copy whole, and leases it unless it is only to be planned with.
 pub async fn choose(wanted: &Wanted, doors: &Doors, setting: &Setting) -> Result<Choice, Failure> {
     let artifacts = candidates(wanted, doors, setting).await?;
     let fitting: Vec<Artifact> =
@@ -50,8 +50,9 @@ pub async fn choose(wanted: &Wanted, doors: &Doors, setting: &Setting) -> Result
         let Some(repository) = doors.repositories.iter().find(|each| each.name == artifact.repository) else {
             continue;
         };
-        match verify_chain(artifact, &artifacts, repository, setting).await {
+        match verify_chain(artifact, &artifacts, repository, wanted.plan_only, setting).await {
             Ok(choice) => return Ok(choice),
+            Err(error) if setting.stop.is_cancelled() => return Err(error),
             Err(error) => {
                 let place = repository.storage.place();
                 setting.events.note(format!("cannot use the copy in {place}: {}", error.full_message()));
@@ -64,11 +65,12 @@ pub async fn choose(wanted: &Wanted, doors: &Doors, setting: &Setting) -> Result
         .unwrap_or_else(|| Failure::new(FailureKind::NothingMatches, "find a repository that holds this backup")))
 }
 
-/// The chain of `artifact`, whole, leased, and every stored byte of it verified.
+/// The chain of `artifact`, whole, leased unless it is only to be planned with, and every stored byte of it verified.
 async fn verify_chain(
     artifact: &Artifact,
     artifacts: &[Artifact],
     repository: &Repository,
+    plan_only: bool,
     setting: &Setting,
 ) -> Result<Choice, Failure> {
     let chain: Vec<Artifact> = chain::line(artifact, artifacts)?.into_iter().cloned().collect();
@@ -79,12 +81,15 @@ async fn verify_chain(
     let mut leases = Vec::new();
     let verified = async {
         for link in &chain {
-            leases.extend(lease(link, repository, setting).await);
+            if !plan_only {
+                leases.extend(lease(link, repository, setting).await);
+                thaw::thaw(repository, link, setting.clock.as_ref(), &setting.events, &setting.stop).await?;
+            }
             verify(link, repository, setting).await?;
         }
         Ok(())
-    }
-    .await;
+    };
+    let verified = setting.unless_stopped("verify the backup", verified).await;
     let choice = Choice { artifact: artifact.clone(), repository: repository.clone(), chain, leases };
     match verified {
         Ok(()) => Ok(choice),
@@ -164,7 +169,6 @@ async fn verify(artifact: &Artifact, repository: &Repository, setting: &Setting)
         let message = format!("use {} in repository {}: {damage}", artifact.name, repository.name);
         return Err(Failure::new(FailureKind::Integrity, message));
     }
-    thaw::thaw(repository, artifact, setting.clock.as_ref(), &setting.events, &setting.stop).await?;
     setting.events.step(format!("verifying {} in {}", artifact.name, repository.storage.place()));
     read_back::read_back(repository, &artifact.manifest.objects, &setting.events).await?;
     Ok(())
@@ -190,6 +194,18 @@ impl Choice {
     pub(super) fn lineages(&self) -> Result<Vec<Lineage>, Failure> {
         let manifests: Vec<&Manifest> = self.chain.iter().map(|link| &link.manifest).collect();
         lineages(&manifests).map_err(|broken| Failure::new(FailureKind::Integrity, broken.to_string()))
+    }
+
+    /// How many rows a restore brings, and the tables of which that is not known exactly: their newest increments did not
+    /// count them, and they are taken as they were counted last.
+    pub fn rows(&self) -> Result<(u64, Vec<QualifiedTable>), Failure> {
+        let lineages = self.lineages()?;
+        Ok((lineages.iter().map(|lineage| lineage.rows).sum(), inexact(&lineages)))
+    }
+
+    /// Errors unless the keys at hand open all that a restore reads, as the restore itself would.
+    pub async fn require_openable(&self, doors: &Doors, setting: &Setting) -> Result<(), Failure> {
+        unlock::require_openable(&self.repository, &self.chain, doors.keys.as_ref(), &setting.events).await
     }
 
     /// The decrypted, decompressed content of the object with `role` of a link of the chain; its end is good only if every

@@ -64,9 +64,11 @@ pub async fn restore_table(
     doors: &Doors,
     setting: &Setting,
 ) -> Result<TableResult, Failure> {
-    let (table, subject) = BackupTable::find(&options.table, choice)?;
-    let work = Work { options, rows: Rows::Backup(table), subject, doors, setting };
-    let result = work.run().await;
+    let restoring = async {
+        let (table, subject) = BackupTable::find(&options.table, choice)?;
+        Work { options, rows: Rows::Backup(table), subject, doors, setting }.run().await
+    };
+    let result = restoring.await;
     choice.release(setting).await;
     result
 }
@@ -162,7 +164,7 @@ impl Work<'_> {
         let session = self.session().await?;
         require_free(&session, &target).await?;
         if self.options.plan_only {
-            let counts = Counts { missing: self.rows.known(), ..Counts::default() };
+            let counts = Counts { missing: self.rows.known()?, ..Counts::default() };
             return Ok((Some(TablePlan { table: target, counts }), None));
         }
         let making = match tables::exists(session.client(), table).await? {

@@ -102,6 +102,11 @@ impl Site {
         });
     }
 
+    /// A secret key that decrypts nothing of any site.
+    pub fn other_secret() -> Vec<u8> {
+        generate_encryption_pair("somebody else", Profile::Gnupg, SystemClock::new().now()).unwrap().secret
+    }
+
     pub fn root(&self) -> &Path {
         self.files.path()
     }
@@ -196,6 +201,7 @@ impl Site {
             database: None,
             table: table.map(|table| table.parse::<TableName>().unwrap()),
             accept_unsigned: false,
+            plan_only: false,
         }
     }
 
