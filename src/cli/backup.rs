@@ -108,7 +108,7 @@ impl Stock {
         output.result(&result, || {
             let rows: Vec<_> = shown().map(|artifact| row(artifact, output)).collect();
             if rows.is_empty() {
-                return "no backups yet; `dbagent job run NAME` makes one".to_owned();
+                return self.nothing(job);
             }
             tables::table(&["id", "job", "finished", "repository", "size", "state", "name"], rows)
         });
@@ -116,6 +116,23 @@ impl Stock {
         match (self.repositories.is_empty(), self.holdings.unread.first()) {
             (true, Some((_, failure))) => Ok(failure.kind.exit_code()),
             _ => Ok(code),
+        }
+    }
+
+    /// What to say where there is no backup to list: that there is none is known only of what could be read.
+    fn nothing(&self, job: Option<&str>) -> String {
+        let of_job = job.map(|job| format!(" of the job {job}")).unwrap_or_default();
+        let unread: Vec<&str> = self.holdings.unread.iter().map(|(name, _)| name.as_str()).collect();
+        let some_read = self.repositories.iter().any(|repository| !unread.contains(&repository.name.as_str()));
+        match (unread.is_empty(), some_read) {
+            (true, _) => format!("no backups{of_job} yet; `dbagent job run {}` makes one", job.unwrap_or("NAME")),
+            (false, true) => format!(
+                "no backups{of_job} in the repositories that could be read; what is in {} is not known",
+                unread.join(", ")
+            ),
+            (false, false) => {
+                format!("which backups{of_job} there are is not known: cannot read repository {}", unread.join(", "))
+            }
         }
     }
 

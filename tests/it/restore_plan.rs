@@ -131,3 +131,22 @@ fn a_plan_of_a_recovery_that_cannot_be_fails_as_the_recovery_would() {
     assert!(!Path::new(&to).exists(), "nothing was written that the missing key makes useless");
     assert_eq!(stored(&desk), before);
 }
+
+#[test]
+fn a_list_does_not_say_that_there_is_nothing_where_it_is_not_known() {
+    let desk = Desk::new();
+    let said = |arguments: &[&str]| String::from_utf8(desk.run(arguments).stdout).unwrap();
+    assert_eq!(said(&["backup", "list"]), "no backups yet; `dbagent job run NAME` makes one\n");
+    assert_eq!(
+        said(&["backup", "list", "--job", "full"]),
+        "no backups of the job full yet; `dbagent job run full` makes one\n"
+    );
+    let local = desk.site.root().join("local");
+    std::fs::rename(&local, desk.site.root().join("away")).unwrap();
+    let lost = said(&["backup", "list"]);
+    assert_eq!(lost, "which backups there are is not known: cannot read repository local\n");
+    std::fs::create_dir(desk.site.root().join("second")).unwrap();
+    desk.configure(&format!("[repository.second]\nurl = 'file://{}/second'\n", desk.site.root().display()));
+    let half = said(&["backup", "list"]);
+    assert_eq!(half, "no backups in the repositories that could be read; what is in local is not known\n");
+}
