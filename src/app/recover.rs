@@ -48,6 +48,7 @@ impl App {
             user: connection.user().to_owned(),
             database: manifest.source.database.clone(),
             settings: Vec::new(),
+            is_thrown_away: false,
         })
     }
 

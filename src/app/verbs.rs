@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::num::NonZeroUsize;
+use std::path::PathBuf;
 use std::thread::available_parallelism;
 use std::time::Duration;
 
@@ -169,13 +170,16 @@ impl App {
             return Err(failure);
         }
         let settings = &self.loaded.config.restore;
-        let scratch_directory = match &settings.scratch_directory {
-            Some(directory) => directory.to_path_buf(),
-            None => std::env::temp_dir(),
-        };
+        let scratch_directory = self.scratch_directory();
         let cores = available_parallelism().map_or(1, NonZeroUsize::get);
         let jobs = jobs.or(settings.jobs.map(usize::from)).unwrap_or(cores).max(1);
         Ok(restore::Doors { connection, tools, repositories, keys: self.decryption_keys()?, scratch_directory, jobs })
+    }
+
+    /// Where a restore puts what it throws away.
+    pub fn scratch_directory(&self) -> PathBuf {
+        let configured = self.loaded.config.restore.scratch_directory.as_ref();
+        configured.map_or_else(std::env::temp_dir, |directory| directory.to_path_buf())
     }
 }
 

@@ -17,6 +17,9 @@ use crate::model::schedule::Zone;
 use crate::model::size::ByteSize;
 use crate::ops::recover::{self, Action, Options, Plan, Restored, Started, Target};
 
+/// Most locked relations that people are shown; programs get all.
+const LOCKED_SHOWN: usize = 8;
+
 pub async fn run(app: &App, arguments: &Restore, output: &Output) -> Result<Code, Failure> {
     let options = options(app, arguments)?;
     if recover::is_there(&options) {
@@ -37,13 +40,18 @@ pub async fn run(app: &App, arguments: &Restore, output: &Output) -> Result<Code
     }
     output.talk(&plan_text(app, &plan, &options));
     let planned = plan_json(app, &plan, &options);
-    let restored = recover::restore(&plan, &options, &doors, &setting).await?;
-    let started = match arguments.start {
+    let starter = match arguments.start {
         true => {
             let starter = app.starter(&plan).await?;
-            Some(recover::start(&plan, &options, &restored, &starter, &setting).await?)
+            recover::require_fetch(&plan, &options, &app.scratch_directory(), &doors, &setting).await?;
+            Some(starter)
         }
         false => None,
+    };
+    let restored = recover::restore(&plan, &options, &doors, &setting).await?;
+    let started = match &starter {
+        Some(starter) => Some(recover::start(&plan, &options, &restored, starter, &setting).await?),
+        None => None,
     };
     app.remember_pace(&plan, &restored, started.as_ref());
     let chain = match started.as_ref() {
@@ -233,6 +241,20 @@ pub(super) fn chain_text(chain: &CopyChain, output: &Output) -> Option<String> {
     }
 }
 
+/// What would make whoever reads it wait without end.
+fn locked_text(started: &Started) -> Option<String> {
+    let shown: Vec<&str> = started.locked.iter().take(LOCKED_SHOWN).map(String::as_str).collect();
+    let more = started.locked.len().saturating_sub(shown.len());
+    let more = if more > 0 { format!(" and {more} more") } else { String::new() };
+    (!shown.is_empty()).then(|| {
+        format!(
+            "reading these waits for as long as it is paused, because a transaction that had not ended locks them: {}{more}. \
+             SELECT pg_wal_replay_resume() ends recovery here, rolls such transactions back and makes them readable",
+            shown.join(", ")
+        )
+    })
+}
+
 fn show(
     app: &App,
     planned: serde_json::Value,
@@ -274,6 +296,7 @@ fn show(
                 if started.state == "paused" {
                     lines.push("go on from here as a primary: SELECT pg_wal_replay_resume();".to_owned());
                 }
+                lines.extend(locked_text(started).map(|text| output.paint(Tone::Warning, &text)));
             }
         }
         lines.join("\n")

@@ -1,6 +1,7 @@
 //! Recoveries that end before their target: none of them is called a success, whoever starts the copy.
 
 use std::path::PathBuf;
+use std::process::Stdio;
 use std::time::{Duration, Instant};
 
 use chrono::{DateTime, TimeDelta, Utc};
@@ -125,6 +126,70 @@ fn a_moment_that_the_log_is_not_known_to_cover_is_reached_only_where_it_has_a_la
     std::fs::remove_dir_all(&to).unwrap();
     let copy = Copy::restore(&desk, "c", &["--target-time", until]);
     assert_eq!(copy.rows(), [1]);
+}
+
+#[test]
+fn told_to_stop_while_it_recovers_no_server_stays_and_what_it_says_goes_on() {
+    let desk = archive::desk();
+    ledger(&desk);
+    // The copy has it too: it waits at the first commit that it replays.
+    desk.site.server.sql("ALTER SYSTEM SET recovery_min_apply_delay = '1h'").unwrap();
+    backup(&desk);
+    let position = commit(&desk, 1).position;
+    switch(&desk);
+    let to = place(&desk, "c");
+    let arguments = ["restore", "--start", "--to", to.to_str().unwrap(), "--target-lsn", &position];
+    let running = desk.command(&arguments).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
+    let copy = Copy { desk: &desk, directory: to.clone(), started: serde_json::Value::Null };
+    let deadline = Instant::now() + PATIENCE;
+    while !to.join(".s.PGSQL.5432").exists() {
+        assert!(Instant::now() < deadline, "the copy was never started");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    rustix::process::kill_process(rustix::process::Pid::from_child(&running), rustix::process::Signal::INT).unwrap();
+    let ended = running.wait_with_output().unwrap();
+    let said = String::from_utf8_lossy(&ended.stderr);
+    assert_eq!(ended.status.code(), Some(1), "{said}");
+    assert!(said.contains("told to stop") && said.contains("Its server is stopped"), "{said}");
+    assert!(said.contains(&format!("pg_ctl -D {} start", to.display())) && said.contains("--delta"), "{said}");
+    assert!(!to.join("postmaster.pid").exists(), "no server stays");
+
+    let again = desk.json(0, &["restore", "--to", to.to_str().unwrap(), "--target-lsn", &position, "--delta"]);
+    assert!(again["restored"]["kept"].as_u64().unwrap() > 500, "{again}");
+    let settings = to.join("postgresql.auto.conf");
+    let text = std::fs::read_to_string(&settings).unwrap();
+    std::fs::write(&settings, text + "recovery_min_apply_delay = 0\n").unwrap();
+    start_by_hand(&desk, "pausing at the end of recovery");
+    assert_eq!(copy.rows(), [1]);
+}
+
+#[test]
+fn where_the_copy_s_server_could_not_fetch_the_log_nothing_is_laid_down() {
+    let desk = archive::desk();
+    let (_, rows) = rows_in_segments(&desk);
+    let to = place(&desk, "c");
+    let text = std::fs::read_to_string(&desk.config).unwrap();
+    let named = "decryption_key = 'restore-key.asc'\n";
+    assert!(text.contains(named));
+    std::fs::write(&desk.config, text.replace(named, "")).unwrap();
+    let key = desk.site.root().join("restore-key.asc");
+    let restore = |more: &[&str]| {
+        let arguments = ["restore", "--to", to.to_str().unwrap(), "--target-time", &rows[1].at, "--json"];
+        let mut command = desk.command(&[&arguments[..], more].concat());
+        command.env("DBAGENT_ENCRYPTION__DECRYPTION_KEY", &key).output().unwrap()
+    };
+    let refused = restore(&["--start"]);
+    let said = String::from_utf8_lossy(&refused.stdout);
+    assert_eq!(refused.status.code(), Some(1), "{said}");
+    assert!(said.contains("fetch from the log as the copy's server will") && said.contains("DBAGENT_"), "{said}");
+    assert!(!to.exists(), "nothing was laid down");
+    // Without a server this process's own key is enough.
+    let laid = restore(&[]);
+    assert!(laid.status.success(), "{}", String::from_utf8_lossy(&laid.stdout));
+    std::fs::remove_dir_all(&to).unwrap();
+    std::fs::write(&desk.config, text).unwrap();
+    let copy = Copy::restore(&desk, "c", &["--target-time", &rows[1].at]);
+    assert_eq!(copy.rows(), [1, 2]);
 }
 
 #[test]

@@ -206,6 +206,40 @@ fn a_position_a_transaction_a_restore_point_and_the_end_of_the_log_are_targets_a
 }
 
 #[test]
+fn what_the_transaction_at_the_target_has_locked_is_read_as_it_was() {
+    let (desk, scratch) = desk();
+    let sum = |table: &str| desk.site.ask(&format!("SELECT count(*), sum(hashtext(t::text)) FROM {table} t"));
+    let before = ["customers", "orders"].map(sum);
+    desk.site.ask("CREATE TABLE dropped_by (id xid8); CREATE TABLE truncated_at (at timestamptz)");
+    desk.site.ask("BEGIN; DROP TABLE customers CASCADE; INSERT INTO dropped_by SELECT pg_current_xact_id(); COMMIT");
+    let id = desk.site.ask("SELECT id FROM dropped_by");
+    // The moment lies between the truncation and its commit.
+    desk.site.ask("BEGIN; TRUNCATE orders CASCADE; INSERT INTO truncated_at SELECT clock_timestamp(); SELECT pg_sleep(0.05); COMMIT");
+    let at = "SELECT to_char(at AT TIME ZONE 'UTC', 'YYYY-MM-DD\"T\"HH24:MI:SS.US\"Z\"') FROM truncated_at";
+    let at = desk.site.ask(at);
+    switch(&desk);
+
+    // A copy that stays is paused there, and says what waits without end.
+    let paused = crate::recover::Copy::restore(&desk, "c", &["--target-xid", &id, "--exclusive"]);
+    let locked = paused.started["locked"].as_array().unwrap();
+    assert!(locked.contains(&"public.customers".into()), "the lock was met: {}", paused.started);
+    assert!(locked.iter().all(|name| !name.as_str().unwrap().contains("dropped_by")), "{}", paused.started);
+    paused.ask("SELECT pg_wal_replay_resume()");
+    let all = CUSTOMERS.replace("FROM customers", "FROM public.customers");
+    assert_eq!(paused.ask(&all), before[0], "what it says to do makes them readable");
+    drop(paused);
+
+    let by_id = ["restore", "--table", "customers", "--as", "customers", "--target-xid", &id, "--exclusive"];
+    let back = desk.json(0, &by_id);
+    assert_eq!(back["proofs"][0]["expected"], back["proofs"][0]["found"], "{back}");
+    assert_eq!(sum("customers"), before[0]);
+    restore(&desk, 0, &at, &["--table", "orders"]);
+    assert_eq!(sum("orders_restored"), before[1]);
+    assert_eq!(desk.site.ask("SELECT count(*) FROM orders"), "0", "the live one is as it was");
+    assert_nothing_left(&scratch);
+}
+
+#[test]
 fn what_cannot_be_is_refused_before_anything_is_written() {
     let (desk, scratch) = desk();
     let at = moment(&desk);

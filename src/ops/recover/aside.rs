@@ -6,14 +6,14 @@
 //! tablespace that the base backup does not know forbids a copy on the same host.
 
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
 use crate::host::failpoint::{FailPoint, pass};
-use crate::host::{ChildSpec, Throwaway, durable, run_to_end};
+use crate::host::{Throwaway, durable};
 use crate::model::failure::{Failure, FailureKind};
 use crate::ops::Setting;
 use crate::ops::recover::directory::{TablespaceMap, require_room};
 use crate::ops::recover::start::{Started, Starter, start};
+use crate::ops::recover::trial::try_fetch;
 use crate::ops::recover::{Action, Doors, Options, Plan, Restored, release, restore_leasing};
 use crate::postgres::{Connection, base_backup};
 use crate::steps::scratch::server_user;
@@ -22,8 +22,6 @@ use crate::steps::scratch::server_user;
 const KIND: &str = "dbagent-past-";
 /// The data directory in it.
 const DATA: &str = "data";
-/// Longest that fetching one segment may take.
-const FETCH_TIME: Duration = Duration::from_secs(600);
 /// Nothing of it is kept, and it must neither act on anything outside nor take the live server's memory.
 const SETTINGS: [(&str, &str); 18] = [
     ("archive_mode", "off"),
@@ -111,9 +109,9 @@ pub async fn aside(
         takeover: false,
         ..options.clone()
     };
-    require_fetch(plan, &place, doors, setting).await?;
+    try_fetch(plan, &place, doors, setting).await?;
     let settings = SETTINGS.map(|(name, value)| (name, value.to_owned())).to_vec();
-    let starter = Starter { settings, ..starter.clone() };
+    let starter = Starter { settings, is_thrown_away: true, ..starter.clone() };
     let mut leases = Vec::new();
     let made = async {
         let restored = restore_leasing(plan, &options, doors, &mut leases, setting).await?;
@@ -157,55 +155,4 @@ async fn make(directory: PathBuf) -> Result<Throwaway, Failure> {
 fn tablespaces(plan: &Plan, directory: &Path) -> Vec<TablespaceMap> {
     let map = |oid: u32| TablespaceMap { old: oid.to_string(), new: directory.join(format!("tablespace-{oid}")) };
     plan.base.tablespaces.iter().map(|tablespace| map(tablespace.oid)).collect()
-}
-
-/// Errors unless the server's user can fetch the first segment of the log with the very command that it will be given:
-/// better said now than after the whole backup is there.
-async fn require_fetch(plan: &Plan, place: &Throwaway, doors: &Doors, setting: &Setting) -> Result<(), Failure> {
-    setting.events.step("trying to fetch from the log");
-    let probe = place.path().join("probe");
-    let command = filled_in(&doors.restore_command(plan), &plan.reach.first.to_string(), &probe.display().to_string());
-    let directory = Some(place.path().to_owned());
-    let spec = ChildSpec {
-        directory,
-        inherits_all: true,
-        run_as: place.owner(),
-        label: "dbagent wal fetch".into(),
-        ..ChildSpec::new("/bin/sh", ["-c".to_owned(), command])
-    };
-    let failed = |error: Box<dyn std::error::Error + Send + Sync>| {
-        Failure::new(FailureKind::Failed, "fetch from the log as the copy's server will")
-            .because(error)
-            .hint("The server calls `dbagent wal fetch` itself: as root, run this command as the user that PostgreSQL runs as, who must be able to read the configuration and the key.")
-    };
-    let running = async {
-        let running = tokio::task::spawn_blocking(move || run_to_end(&spec, FETCH_TIME));
-        running.await.map_err(|error| failed(error.into()))?.map_err(|error| failed(error.into()))
-    };
-    setting.unless_stopped("try to fetch from the log", running).await?;
-    durable::remove(&probe).map_err(|error| failed(error.into()))
-}
-
-/// `%f` and `%p` of a restore_command replaced, and `%%` by one (manual, "restore_command").
-fn filled_in(command: &str, file: &str, path: &str) -> String {
-    let mut filled = String::new();
-    let mut rest = command.chars();
-    while let Some(character) = rest.next() {
-        match (character, if character == '%' { rest.next() } else { None }) {
-            ('%', Some('f')) => filled.push_str(file),
-            ('%', Some('p')) => filled.push_str(path),
-            (_, next) => filled.push(next.unwrap_or(character)),
-        }
-    }
-    filled
-}
-
-#[cfg(test)]
-mod tests {
-    use super::filled_in;
-
-    #[test]
-    fn only_the_command_s_own_signs_are_replaced() {
-        assert_eq!(filled_in("x '/a%%p' \"%f\" \"%p\"", "0001", "/b%f"), "x '/a%p' \"0001\" \"/b%f\"");
-    }
 }

@@ -298,7 +298,7 @@ fn tight_for(free: u64, files: u64, log: u64) -> Option<String> {
 }
 
 /// Root gives everything away, because PostgreSQL refuses to run as root: to whom the directory above belongs.
-fn owner(root: &Path) -> Result<Option<(u32, u32)>, Failure> {
+pub(super) fn owner(root: &Path) -> Result<Option<(u32, u32)>, Failure> {
     let user = scratch::server_user().map_err(|error| Failure::new(FailureKind::Failed, error.to_string()))?;
     let Some(user) = user else { return Ok(None) };
     let near = if root.exists() { Some(root) } else { root.parent() };

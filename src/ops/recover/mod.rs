@@ -11,13 +11,14 @@ mod files;
 mod refusal;
 mod start;
 mod target;
+mod trial;
 mod unpack;
 
 use std::path::PathBuf;
 
 use crate::catalog::{Repository, Selector};
 use crate::host::failpoint::{FailPoint, pass};
-use crate::model::failure::Failure;
+use crate::model::failure::{Failure, FailureKind};
 use crate::model::key::ObjectKey;
 use crate::model::lsn::Timeline;
 use crate::model::wal::Asked;
@@ -31,6 +32,7 @@ pub use choose::{Plan, plan};
 pub use directory::TablespaceMap;
 pub use start::{Started, Starter, start};
 pub use target::{Action, Target};
+pub use trial::require_fetch;
 
 use directory::Place;
 
@@ -152,7 +154,14 @@ async fn restore_leasing(
     pass(FailPoint::RecoverMarked)?;
     lease(plan, leases, setting).await;
     setting.events.step(format!("restoring {} into {}", plan.artifact.name, options.to.display()));
-    let unpack::Unpacked { files, bytes, kept } = unpack::unpack(plan, &place, options, doors, setting).await?;
+    let unpacked = unpack::unpack(plan, &place, options, doors, setting).await;
+    let unpack::Unpacked { files, bytes, kept } = unpacked.map_err(|failure| match setting.stop.is_cancelled() && failure.kind == FailureKind::Failed {
+        true => failure.hint(format!(
+            "What is whole of it stays in {}, which PostgreSQL refuses to start: run the same command again, and it goes on.",
+            options.to.display()
+        )),
+        false => failure,
+    })?;
     let fetched = clock.monotonic();
     pass(FailPoint::RecoverBeforeSettings)?;
     place.require_label(plan)?;

@@ -4,6 +4,9 @@
 //! surprising thing: recovery that runs out of log before a target time ends with an error, although the copy then has
 //! exactly what was committed by that time, where it came to the end of what was planned and the time is one that this log
 //! is known to cover; the target is then moved to the last position replayed, and recovery ends there as asked.
+//! Another: a transaction that had locked a table and not ended by the target keeps it locked for as long as the copy is
+//! paused, so that whoever reads it waits without end (manual, "Hot Standby", "Handling Query Conflicts"). Ending recovery
+//! rolls it back.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -18,10 +21,14 @@ use crate::ops::Setting;
 use crate::ops::recover::configure;
 use crate::ops::recover::target::{Action, Target};
 use crate::ops::recover::{Options, Plan, Restored, release};
-use crate::postgres::{ConnectionRequest, PostgresErrorKind as Kind, find_tool};
+use crate::postgres::{Connection, ConnectionRequest, PostgresErrorKind as Kind, find_tool};
 
 /// Longest a recovery may take to come to its first consistent state, in seconds, as pg_ctl takes it.
 const CONSISTENT_SECONDS: u64 = 24 * 3600;
+/// Longest that leaving recovery at the target may take, in seconds: it replays nothing.
+const PROMOTE_SECONDS: u64 = 600;
+/// Longest that stopping the copy may take, in seconds, each way.
+const STOP_SECONDS: u64 = 60;
 const ASK_EVERY: Duration = Duration::from_millis(200);
 const LOG: &str = "dbagent-restore.log";
 const LOG_LIMIT: u64 = 64 << 20;
@@ -29,6 +36,9 @@ const RAN_OUT: &str = "recovery ended before configured recovery target was reac
 const PAUSES_AT_TARGET: &str = "pausing at the end of recovery";
 const TOO_LOW: &str = "is a lower setting than on the primary";
 const PORT: u16 = 5432;
+/// What PostgreSQL calls it, and what a copy is then said to be.
+const PAUSED: &str = "paused";
+const PROMOTED: &str = "promoted";
 
 /// What starts a copy.
 #[derive(Clone, Debug)]
@@ -41,6 +51,9 @@ pub struct Starter {
     pub database: String,
     /// Settings over the cluster's own, by name.
     pub settings: Vec<(&'static str, String)>,
+    /// Whether everything in the copy has to be readable, and it is thrown away afterwards: recovery is then ended at its
+    /// target where a transaction that had not ended locks anything.
+    pub is_thrown_away: bool,
 }
 
 /// A copy that has reached its target.
@@ -58,10 +71,13 @@ pub struct Started {
     pub last_commit: Option<DateTime<Utc>>,
     /// Seconds from its start to the target.
     pub seconds: f64,
+    /// What cannot be read for as long as it is paused, because a transaction that had not ended by the target locks it:
+    /// quoted names, or numbers where it is in another database.
+    pub locked: Vec<String>,
 }
 
 /// Starts the copy and follows it to the target; what it was made of may then expire. Errors when it does not get there,
-/// with the server's own words.
+/// with the server's own words, or when the run is told to stop: its server is stopped then.
 pub async fn start(
     plan: &Plan,
     options: &Options,
@@ -73,29 +89,21 @@ pub async fn start(
     let copy = Copy { directory: &restored.directory, owner: restored.owner, starter, plan, options, setting };
     copy.prepare()?;
     setting.events.step("recovering");
-    let mut started = match copy.run().await {
-        Ok(started) => started,
-        // It may run out before or after it can be read.
-        Err(failure) => {
-            let said = copy.log();
-            match (&options.target, last_position(&said)) {
-                (Target::Time(target), Some(position)) if said.contains(RAN_OUT) => {
-                    copy.require_end_of_log(Some(position))?;
-                    copy.require_covered(*target)?;
-                    setting.events.note(format!("nothing was committed after the target: ending at {position}"));
-                    configure::end_at_position(copy.directory, position)?;
-                    copy.stop().await;
-                    copy.run().await?
-                }
-                _ => return Err(failure),
-            }
+    let mut started = match copy.reach_target().await {
+        Err(failure) if setting.stop.is_cancelled() && failure.kind == FailureKind::Failed => {
+            return Err(copy.stopped(failure).await);
         }
+        reached => reached?,
     };
-    started.seconds = (setting.clock.monotonic() - began).as_secs_f64();
-    if let Err(failure) = copy.require_target(&started) {
+    let believed = match copy.require_target(&started) {
+        Ok(()) => copy.settle(&mut started).await,
+        Err(failure) => Err(failure),
+    };
+    if let Err(failure) = believed {
         copy.stop().await;
         return Err(failure);
     }
+    started.seconds = (setting.clock.monotonic() - began).as_secs_f64();
     release(plan, &restored.leases, setting).await;
     Ok(started)
 }
@@ -131,6 +139,27 @@ impl Copy<'_> {
         Ok(ChildSpec { run_as: self.owner, directory, total, ..ChildSpec::new(program, arguments) })
     }
 
+    /// Brings it to the target, or to the end of a log that is known to cover it.
+    async fn reach_target(&self) -> Result<Started, Failure> {
+        let failure = match self.run().await {
+            Ok(started) => return Ok(started),
+            Err(failure) => failure,
+        };
+        // It may run out before or after it can be read.
+        let said = self.log();
+        match (&self.options.target, last_position(&said)) {
+            (Target::Time(target), Some(position)) if said.contains(RAN_OUT) => {
+                self.require_end_of_log(Some(position))?;
+                self.require_covered(*target)?;
+                self.setting.events.note(format!("nothing was committed after the target: ending at {position}"));
+                configure::end_at_position(self.directory, position)?;
+                self.stop().await;
+                self.run().await
+            }
+            _ => Err(failure),
+        }
+    }
+
     /// Starts it and follows it to the target.
     async fn run(&self) -> Result<Started, Failure> {
         self.launch().await?;
@@ -139,11 +168,79 @@ impl Copy<'_> {
 
     /// Makes sure that a server which has given up is gone before the next one is started.
     async fn stop(&self) {
-        let arguments = ["stop", "-s", "-m", "immediate", "-D"].map(str::to_owned);
-        let arguments = arguments.into_iter().chain([self.directory.display().to_string()]).collect();
-        let Ok(spec) = self.pg_ctl(arguments, 60) else { return };
         // It fails where there is nothing left to stop.
-        let _gone = tokio::task::spawn_blocking(move || run_to_end(&spec, Duration::from_secs(60))).await;
+        let _gone = self.control(&["stop", "-s", "-m", "immediate"], STOP_SECONDS).await;
+    }
+
+    /// The same without losing what was replayed: started again, it goes on from there.
+    async fn stop_in_order(&self) {
+        if self.starter.is_thrown_away || self.control(&["stop", "-s", "-m", "fast"], STOP_SECONDS).await.is_err() {
+            self.stop().await;
+        }
+    }
+
+    /// Does to its server what pg_ctl calls so.
+    async fn control(&self, words: &[&str], seconds: u64) -> Result<(), Failure> {
+        let place = ["-t".to_owned(), seconds.to_string(), "-D".to_owned(), self.directory.display().to_string()];
+        let spec = self.pg_ctl(words.iter().map(|word| (*word).to_owned()).chain(place).collect(), seconds)?;
+        let failed = |error: Box<dyn std::error::Error + Send + Sync>| {
+            Failure::new(FailureKind::Failed, format!("{} the copy in {}", words[0], self.directory.display()))
+                .because(error)
+                .hint(format!("Its log is {}.", self.directory.join(LOG).display()))
+        };
+        let limit = Duration::from_secs(seconds + 10);
+        let ran = tokio::task::spawn_blocking(move || run_to_end(&spec, limit)).await;
+        ran.map_err(|error| failed(error.into()))?.map(drop).map_err(|error| failed(error.into()))
+    }
+
+    /// Of a run that was told to stop: no server of it stays, and `failure` says what does.
+    async fn stopped(&self, failure: Failure) -> Failure {
+        self.setting.events.step("stopping the copy");
+        self.stop_in_order().await;
+        let place = self.directory.display();
+        if self.directory.join("postmaster.pid").exists() {
+            return failure.hint(format!("Its server still runs: pg_ctl -D {place} stop -m immediate"));
+        }
+        failure.hint(format!(
+            "Its server is stopped; the files in {place} are whole and stay. `pg_ctl -D {place} start` goes on to the \
+             target, and so does this command with --delta."
+        ))
+    }
+
+    /// Sees to what transactions that had not ended by the target keep locked in a copy that is paused there.
+    async fn settle(&self, started: &mut Started) -> Result<(), Failure> {
+        if started.state != PAUSED {
+            return Ok(());
+        }
+        started.locked = self.locked().await?;
+        if self.starter.is_thrown_away && !started.locked.is_empty() {
+            let count = started.locked.len();
+            let message =
+                format!("ending recovery here: {count} relations are locked by transactions that had not ended");
+            self.setting.events.note(message);
+            self.control(&["promote", "-w", "-s"], PROMOTE_SECONDS).await?;
+            started.state = PROMOTED.to_owned();
+            started.locked.clear();
+        }
+        Ok(())
+    }
+
+    async fn locked(&self) -> Result<Vec<String>, Failure> {
+        let session = self.connection()?.connect().await?;
+        let rows = session.client().query(include_str!("../../../sql/recovery/locked.sql"), &[]).await;
+        let rows = rows.map_err(|error| session.failed("ask what is locked in the copy", error))?;
+        Ok(rows.iter().map(|row| row.get("name")).collect())
+    }
+
+    fn connection(&self) -> Result<Connection, Failure> {
+        let request = ConnectionRequest {
+            host: Some(self.socket().display().to_string()),
+            port: Some(PORT),
+            user: Some(self.starter.user.clone()),
+            database: Some(self.starter.database.clone()),
+            ..ConnectionRequest::default()
+        };
+        Ok(request.resolve()?)
     }
 
     /// Starts it and waits until it can be read or has ended.
@@ -170,10 +267,20 @@ impl Copy<'_> {
             arguments.into_iter().chain(["-l".to_owned(), log, "-o".to_owned(), quoted.join(" ")]).collect();
         // What the server runs to fetch the log may need the credentials that only the environment has.
         let spec = ChildSpec { inherits_all: true, ..self.pg_ctl(arguments, CONSISTENT_SECONDS)? };
-        let running = tokio::task::spawn_blocking(move || run_to_end(&spec, Duration::from_secs(CONSISTENT_SECONDS)));
-        let ran =
-            async { running.await.map_err(|error| Failure::new(FailureKind::Failed, "start the copy").because(error)) };
-        match self.setting.unless_stopped("start the copy", ran).await? {
+        let mut running =
+            tokio::task::spawn_blocking(move || run_to_end(&spec, Duration::from_secs(CONSISTENT_SECONDS)));
+        let ran = async {
+            (&mut running).await.map_err(|error| Failure::new(FailureKind::Failed, "start the copy").because(error))
+        };
+        let ran = self.setting.unless_stopped("start the copy", ran).await;
+        if self.setting.stop.is_cancelled() {
+            // The server may not have come so far that it can be stopped; pg_ctl ends once it is gone, or is there.
+            while !running.is_finished() {
+                self.stop_in_order().await;
+                self.setting.clock.sleep(ASK_EVERY).await;
+            }
+        }
+        match ran? {
             Ok(_) => Ok(()),
             // A server that shuts down at its target may be gone before pg_ctl has seen it.
             Err(_) if self.options.action == Action::Shutdown && self.log().contains("shutdown at recovery target") => {
@@ -223,14 +330,7 @@ impl Copy<'_> {
 
     /// Asks until it is paused, promoted or shut down.
     async fn follow(&self) -> Result<Started, Failure> {
-        let request = ConnectionRequest {
-            host: Some(self.socket().display().to_string()),
-            port: Some(PORT),
-            user: Some(self.starter.user.clone()),
-            database: Some(self.starter.database.clone()),
-            ..ConnectionRequest::default()
-        };
-        let connection = request.resolve()?;
+        let connection = self.connection()?;
         loop {
             self.setting.require_going_on("follow the recovery")?;
             let asked = async {
@@ -238,17 +338,16 @@ impl Copy<'_> {
                 let row = session.client().query_one(include_str!("../../../sql/recovery/progress.sql"), &[]).await;
                 row.map_err(|error| session.failed("ask how far recovery is", error))
             };
-            match asked.await {
+            match self.setting.unless_stopped("follow the recovery", async { Ok(asked.await) }).await? {
                 Ok(row) => {
                     let (recovering, paused): (bool, String) = (row.get("recovering"), row.get("paused"));
                     let replayed: Option<String> = row.get("replayed");
-                    if paused == "paused" && !self.log().contains(PAUSES_AT_TARGET) {
+                    if paused == PAUSED && !self.log().contains(PAUSES_AT_TARGET) {
                         return Err(self.held_up().await);
                     }
-                    if !recovering || paused == "paused" {
-                        let state = if recovering { "paused" } else { "promoted" }.to_owned();
-                        let (socket, last_commit) = (self.socket(), row.get("last_commit"));
-                        return Ok(Started { socket, port: PORT, state, replayed, last_commit, seconds: 0.0 });
+                    if !recovering || paused == PAUSED {
+                        let state = if recovering { PAUSED } else { PROMOTED };
+                        return Ok(Started { replayed, last_commit: row.get("last_commit"), ..self.now(state) });
                     }
                     self.setting.events.note(format!(
                         "replayed up to {} of {}",
@@ -260,15 +359,7 @@ impl Copy<'_> {
                     let is_gone = !self.directory.join("postmaster.pid").exists();
                     let at_target = self.log().contains("shutdown at recovery target");
                     if self.options.action == Action::Shutdown && at_target && is_gone {
-                        let (socket, state) = (self.socket(), "shut down".to_owned());
-                        return Ok(Started {
-                            socket,
-                            port: PORT,
-                            state,
-                            replayed: None,
-                            last_commit: None,
-                            seconds: 0.0,
-                        });
+                        return Ok(self.now("shut down"));
                     }
                     // A role or a database that is not there will not come.
                     let is_refused =
@@ -280,6 +371,11 @@ impl Copy<'_> {
             }
             self.setting.clock.sleep(ASK_EVERY).await;
         }
+    }
+
+    fn now(&self, state: &str) -> Started {
+        let (socket, state) = (self.socket(), state.to_owned());
+        Started { socket, port: PORT, state, replayed: None, last_commit: None, seconds: 0.0, locked: Vec::new() }
     }
 
     /// Errors unless the log was replayed into the last segment that was stored when this was planned: what ends before it
