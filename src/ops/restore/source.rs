@@ -85,11 +85,12 @@ async fn verify_chain(
                 leases.extend(lease(link, repository, setting).await);
                 thaw::thaw(repository, link, setting.clock.as_ref(), &setting.events, &setting.stop).await?;
             }
-            verify(link, repository, setting).await?;
+            // To be told to stop while it thaws is another matter: the store goes on.
+            setting.unless_stopped("verify the backup", verify(link, repository, setting)).await?;
         }
         Ok(())
     };
-    let verified = setting.unless_stopped("verify the backup", verified).await;
+    let verified: Result<(), Failure> = verified.await;
     let choice = Choice { artifact: artifact.clone(), repository: repository.clone(), chain, leases };
     match verified {
         Ok(()) => Ok(choice),
