@@ -224,10 +224,20 @@ impl App {
         Ok(Digest::of(&text))
     }
 
-    /// How many files the agent ships or fetches at once.
-    pub(super) fn wal_parallel(&self) -> usize {
-        let cores = available_parallelism().map_or(1, NonZeroUsize::get).min(PARALLEL_UNASKED);
-        self.loaded.config.wal.parallel.map_or(cores, usize::from).max(1)
+    /// How many files the agent ships at once: more than there are cores, which would be idle while a file is synced.
+    pub(super) fn wal_shipped_at_once(&self) -> usize {
+        self.wal_at_once(2)
+    }
+
+    /// How many segments the agent fetches at once.
+    pub(super) fn wal_fetched_at_once(&self) -> usize {
+        self.wal_at_once(1)
+    }
+
+    fn wal_at_once(&self, per_core: usize) -> usize {
+        let cores = available_parallelism().map_or(1, NonZeroUsize::get);
+        let unasked = (per_core * cores).min(PARALLEL_UNASKED);
+        self.loaded.config.wal.parallel.map_or(unasked, usize::from).max(1)
     }
 }
 

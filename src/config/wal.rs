@@ -16,7 +16,8 @@ pub struct Wal {
     pub ack: Ack,
     /// zstd level, 1 to 19.
     pub compression_level: u8,
-    /// Files that the agent ships side by side; as many as the machine has cores, at most 4, when absent.
+    /// Files that the agent ships, and fetches, side by side. When absent, at most 4: twice as many as the machine has cores
+    /// are shipped, and as many as it has are fetched.
     pub parallel: Option<u16>,
     /// Segments that the agent fetches ahead of a recovery; 0 for none.
     pub prefetch: u16,

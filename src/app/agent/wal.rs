@@ -35,7 +35,7 @@ impl WalService {
                 Box::pin(async move { app.wal_push_doors(HELPERS).await })
             }),
             app.clock.clone(),
-            app.wal_parallel(),
+            app.wal_shipped_at_once(),
         );
         let prefetcher = Prefetcher::new(
             Arc::new(move |asked: Asked| {
@@ -43,7 +43,7 @@ impl WalService {
                 Box::pin(async move { app.wal_fetch_doors(&asked).await })
             }),
             app.clock.clone(),
-            app.wal_parallel(),
+            app.wal_fetched_at_once(),
             app.loaded.config.wal.prefetch.into(),
         );
         Self { shipper, prefetcher, current }
